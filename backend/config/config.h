@@ -1,0 +1,84 @@
+#pragma once
+
+// The configuration as values: what `--config FILE` says (design.md, "The outside contract"), checked.
+// One file serves everport-keeper and everportd. Pure; any thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace everport {
+
+enum class UplinkKind { kVf, kVdpa, kVhostVdpa, kTap, kAfPacket, kAfXdp, kVirtioUser, kVdev, kPort };
+std::string_view UplinkKindName(UplinkKind kind);  // "af_packet", as the configuration writes it
+absl::StatusOr<UplinkKind> ParseUplinkKind(std::string_view text);  // InvalidArgument lists the kinds
+
+struct UplinkConfig {
+  UplinkKind kind = UplinkKind::kTap;
+  std::string device;  // tap, af_*: interface name; vdev: DPDK vdev string; port: that port's name
+  std::string bridge;  // tap only; empty: none
+  bool operator==(const UplinkConfig&) const = default;
+};
+
+struct PortConfig {
+  std::string name;    // [A-Za-z0-9][A-Za-z0-9_.-]{0,62}
+  std::string socket;  // absolute path of QEMU's server socket, at most 107 bytes
+  std::string mac;     // lower case aa:bb:cc:dd:ee:ff, unicast; empty: made from the name, locally administered
+  uint16_t queue_pairs = 1;  // 1 … 16
+  uint16_t mtu = 1500;       // 68 … 9216
+  std::string contract = "everport-1";
+  uint32_t failback_delay_ms = 5000;
+  std::vector<UplinkConfig> uplinks;  // at least one; order is preference
+  bool operator==(const PortConfig&) const = default;
+};
+
+struct DaemonConfig {
+  std::string name = "everport";
+  std::string run_dir = "/run/everport";
+  std::string state_dir = "/var/lib/everport";
+  bool keeper = true;
+  std::vector<unsigned> poller_cpus;  // empty: "auto"
+  enum class Memory { kAuto, kHugepages, kOrdinary } memory = Memory::kAuto;
+  uint32_t max_sleep_us = 250;        // 0: always poll; at most 1,000,000
+  std::string log_level = "info";
+  bool operator==(const DaemonConfig&) const = default;
+};
+
+struct Config {
+  DaemonConfig daemon;
+  std::vector<PortConfig> ports;  // in file order, names and sockets distinct
+  bool operator==(const Config&) const = default;
+};
+
+// Parses and checks TOML text. Every error names origin (a file name), line, key, cause and mend:
+//   everport.toml:14: port[1].uplink[0].kind: "tapp" is not an uplink kind; use one of vf, vdpa, …
+absl::StatusOr<Config> ParseConfig(std::string_view toml, const std::string& origin);
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+
+// Checks one port by itself and in place (fills in what may be left out); the same rules as in a file. what: "port vm1".
+absl::Status CheckPort(PortConfig& port, const std::string& what);
+// Checks ports against each other: duplicate names or sockets, a tap or netdev used twice, a port wire that is not mutual.
+absl::Status CheckPorts(const std::vector<PortConfig>& ports);
+
+std::string FormatMac(const uint8_t mac[6]);
+bool ParseMac(std::string_view text, uint8_t mac[6]);
+
+// JSON form of one port, the body of POST /v1/ports and of state files: the same keys as in the file, "uplink" a list.
+std::string PortToJson(const PortConfig& port);
+absl::StatusOr<PortConfig> PortFromJson(std::string_view json);
+
+// What must happen to go from one set of ports to another. Names; a port is in at most one list.
+struct PortDiff {
+  std::vector<std::string> removed;
+  std::vector<std::string> added;
+  std::vector<std::string> session_changed;  // socket, queue_pairs, mtu, contract: the session begins anew
+  std::vector<std::string> uplink_changed;   // uplinks, mac, failback delay: the guest notices nothing
+  bool operator==(const PortDiff&) const = default;
+};
+PortDiff DiffPorts(const std::vector<PortConfig>& from, const std::vector<PortConfig>& to);
+
+}  // namespace everport

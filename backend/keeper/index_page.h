@@ -1,0 +1,65 @@
+#pragma once
+
+// The index page: one shared memfd per port, made by the keeper, written by the daemon's pollers, read by the keeper
+// (or by the next daemon through it) when the daemon has died. It makes packed rings restartable: a packed ring has no
+// used->idx in guest memory, and a used descriptor overwrites the head of its chain, so memory alone does not tell how
+// far the dead daemon came.
+//
+// Protocol per vring, a redo log of one burst. P is the ring position (virtio 1.2, 2.8.1), index in bits 0-14, wrap
+// counter in bit 15; at rest the avail and the used position are the same in librte_vhost.
+//   1. at rest:          head = {P, 0}
+//   2. before a burst:   entries[0..n) = the chains that lie at P, in ring order; then head = {P, n}, release
+//   3. burst:            librte_vhost may mark any of the first n chains used, in order, batch by batch; never others
+//   4. after the burst:  head = {P', 0}, release
+// A process that dies between 2 and 4 leaves n entries: with them ring_recovery.h finds how many chains the guest has
+// been given back, finishes a batch that was half written, and restores head descriptors whose id or len was already
+// overwritten though never handed over. Split rings need none of this (used->idx is exact) and leave n = 0, P unused.
+//
+// Everything here is native-endian, one writer (the poller that owns the ring) and readers only once it has died.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace everport {
+
+inline constexpr uint32_t kIndexPageMagic = 0x45504958;  // "EPIX"
+inline constexpr uint32_t kIndexPageVersion = 1;
+inline constexpr unsigned kIndexPageVrings = 32;          // 16 queue pairs
+inline constexpr unsigned kIndexPageChains = 256;         // per burst
+
+// One available chain as the guest wrote it: its head descriptor's len, its buffer id (of its last descriptor, where
+// the specification puts it; virtio 1.2, 2.8.6) and how many ring slots it takes (1 for an indirect one).
+struct IndexPageChain {
+  uint32_t head_len;
+  uint16_t head_id;   // id in the head descriptor: what must be restored there
+  uint16_t slots;     // 1 … ring size
+  uint16_t last_id;   // the buffer id a used descriptor will carry
+  uint16_t head_flags;
+};
+static_assert(sizeof(IndexPageChain) == 12);
+
+// head, one 64-bit word so that it changes in one store: bits 0-15 position, 16-31 number of valid entries,
+// bit 32 set once the poller has written it for this session (clear: the ring's recorded base holds).
+struct IndexPageVring {
+  std::atomic<uint64_t> head;
+  uint64_t reserved;
+  IndexPageChain chains[kIndexPageChains];
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+constexpr uint64_t IndexPageHead(uint16_t position, uint16_t chains) {
+  return uint64_t{1} << 32 | uint64_t{chains} << 16 | position;
+}
+constexpr bool IndexPageHeadValid(uint64_t head) { return head >> 32 & 1; }
+constexpr uint16_t IndexPageHeadPosition(uint64_t head) { return static_cast<uint16_t>(head); }
+constexpr uint16_t IndexPageHeadChains(uint64_t head) { return static_cast<uint16_t>(head >> 16); }
+
+struct IndexPage {
+  uint32_t magic;
+  uint32_t version;
+  uint64_t generation;  // raised by the keeper, and every head cleared, when a front-end begins a new session
+  IndexPageVring vrings[kIndexPageVrings];
+};
+
+}  // namespace everport

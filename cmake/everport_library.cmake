@@ -1,0 +1,43 @@
+# everport_library(NAME SOURCES … DEPS …): a static library with our warnings; DEPS are PUBLIC, and are all it may include.
+# everport_program(NAME SOURCES … DEPS …), everport_test(NAME LABEL unit|component SOURCES … DEPS … [PROPERTIES …]) likewise.
+add_library(everport_options INTERFACE)
+target_compile_features(everport_options INTERFACE cxx_std_20)
+target_compile_options(everport_options INTERFACE
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-qual -Werror -fno-omit-frame-pointer)
+# GCC 12 sees bounds and uninitialised values in library templates (Asio, fmt, std::regex) that are not there.
+target_compile_options(everport_options INTERFACE
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-stringop-overread -Wno-array-bounds -Wno-stringop-overflow>)
+target_include_directories(everport_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(everport_options INTERFACE EVERPORT_VERSION="${PROJECT_VERSION}")
+if(EVERPORT_SANITIZE)
+  string(REPLACE ";" "," _everport_sanitize "${EVERPORT_SANITIZE}")
+  add_compile_options(-fsanitize=${_everport_sanitize} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${_everport_sanitize})
+  if(_everport_sanitize MATCHES "thread")
+    add_compile_options(-Wno-error=tsan)  # std::atomic_thread_fence is not modelled; we use none on hot paths under tsan
+  endif()
+endif()
+if(EVERPORT_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+function(everport_library NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${NAME} STATIC ${ARG_SOURCES})
+  target_link_libraries(${NAME} PUBLIC everport_options ${ARG_DEPS})
+endfunction()
+
+function(everport_program NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${NAME} ${ARG_SOURCES})
+  target_link_libraries(${NAME} PRIVATE everport_options ${ARG_DEPS})
+  set_target_properties(${NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endfunction()
+
+function(everport_test NAME)
+  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;DEPS;PROPERTIES" ${ARGN})
+  add_executable(${NAME} ${ARG_SOURCES})
+  target_link_libraries(${NAME} PRIVATE everport_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${NAME} COMMAND ${NAME})
+  set_tests_properties(${NAME} PROPERTIES LABELS "${ARG_LABEL}" TIMEOUT 120 ${ARG_PROPERTIES})
+endfunction()

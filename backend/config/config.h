@@ -62,7 +62,10 @@ absl::StatusOr<Config> LoadConfig(const std::string& path);
 // Checks one port by itself and in place (fills in what may be left out); the same rules as in a file. what: "port vm1".
 absl::Status CheckPort(PortConfig& port, const std::string& what);
 // Checks ports against each other: duplicate names or sockets, a tap or netdev used twice, a port wire that is not mutual.
-absl::Status CheckPorts(const std::vector<PortConfig>& ports);
+// The peer of a wire must name this port back; one that is not there is refused in a file, while the API, which adds
+// ports one by one, allows it.
+enum class UnknownPeer { kRefuse, kAllow };
+absl::Status CheckPorts(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer = UnknownPeer::kRefuse);
 
 std::string FormatMac(const uint8_t mac[6]);
 bool ParseMac(std::string_view text, uint8_t mac[6]);

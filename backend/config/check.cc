@@ -1,0 +1,211 @@
+#include "backend/config/check.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "migration/feature_contract.h"
+
+namespace everport {
+namespace config {
+namespace {
+
+using Fault = std::optional<Problem>;
+
+Problem Breach(absl::string_view key, std::string text) {
+  return {std::string(key), std::move(text)};
+}
+
+bool ValidInterfaceName(absl::string_view name) {
+  // dev_valid_name() in Linux net/core/dev.c
+  if (name.empty() || name.size() > 15 || name == "." || name == "..") return false;
+  return std::all_of(name.begin(), name.end(), [](char c) { return absl::ascii_isgraph(c) && c != '/' && c != ':'; });
+}
+
+std::string InterfaceFault(absl::string_view name) {
+  if (name.empty()) return "no network interface is named; give the interface's name";
+  if (ValidInterfaceName(name)) return "";
+  return absl::StrCat(Quote(name),
+                      " is not a network interface name; use 1 to 15 printable characters without '/' "
+                      "and ':'");
+}
+
+std::string VdevFault(absl::string_view vdev) {
+  if (vdev.empty()) return "no vdev is given; give a DPDK vdev string, for example net_null0 or net_memif0,role=server";
+  if (!std::all_of(vdev.begin(), vdev.end(), [](char c) { return absl::ascii_isprint(c); })) {
+    return absl::StrCat(Quote(vdev), " holds characters that are not printable ASCII; take them out");
+  }
+  const absl::string_view name = vdev.substr(0, vdev.find(','));
+  const bool valid = !name.empty() && absl::ascii_isalpha(name[0]) &&
+                     std::all_of(name.begin(), name.end(), [](char c) { return absl::ascii_isgraph(c); });
+  if (valid) return "";
+  return absl::StrCat(Quote(vdev),
+                      " is not a DPDK vdev string; write NAME or NAME,KEY=VALUE,…, NAME beginning with "
+                      "a letter");
+}
+
+std::string PeerFault(const PortConfig& port, absl::string_view peer) {
+  if (peer.empty()) return "no port is named; give the name of the port to wire this one to";
+  if (!ValidName(peer)) return absl::StrCat(Quote(peer), " is not a port name; ", kNameMend);
+  if (peer == port.name) return "a port cannot be wired to itself; name another port";
+  return "";
+}
+
+std::string DeviceFault(const PortConfig& port, const UplinkConfig& uplink) {
+  switch (uplink.kind) {
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+      return InterfaceFault(uplink.device);
+    case UplinkKind::kVdev:
+      return VdevFault(uplink.device);
+    case UplinkKind::kPort:
+      return PeerFault(port, uplink.device);
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+    case UplinkKind::kVhostVdpa:
+    case UplinkKind::kVirtioUser:
+      break;
+  }
+  return "";
+}
+
+bool AvailableNow(UplinkKind kind) {
+  switch (kind) {
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+    case UplinkKind::kVdev:
+    case UplinkKind::kPort:
+      return true;
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+    case UplinkKind::kVhostVdpa:
+    case UplinkKind::kVirtioUser:
+      break;
+  }
+  return false;
+}
+
+Fault CheckUplink(const PortConfig& port, size_t index) {
+  const UplinkConfig& uplink = port.uplinks[index];
+  const auto key = [&](absl::string_view field) { return absl::StrCat("uplink[", index, "].", field); };
+  if (!AvailableNow(uplink.kind)) {
+    return Problem{key("kind"),
+                   absl::StrCat("\"", View(UplinkKindName(uplink.kind)),
+                                "\" is not available yet in this version; use tap, af_packet, af_xdp, vdev or port"),
+                   absl::StatusCode::kUnimplemented};
+  }
+  if (std::string fault = DeviceFault(port, uplink); !fault.empty()) return Breach(key("device"), std::move(fault));
+  if (!uplink.bridge.empty()) {
+    if (uplink.kind != UplinkKind::kTap) {
+      return Breach(key("bridge"), absl::StrCat("only a tap can be put into a bridge, this uplink is ",
+                                                View(UplinkKindName(uplink.kind)), "; remove the key"));
+    }
+    if (std::string fault = InterfaceFault(uplink.bridge); !fault.empty()) return Breach(key("bridge"), fault);
+    if (uplink.bridge == uplink.device) {
+      return Breach(key("bridge"), "the bridge has the tap's own name; name the bridge");
+    }
+  }
+  for (size_t other = 0; other < index; ++other) {
+    if (port.uplinks[other].kind == uplink.kind && port.uplinks[other].device == uplink.device) {
+      return Breach(key("device"),
+                    absl::StrCat("the same device as uplink[", other, "]; an uplink is listed once: remove one"));
+    }
+  }
+  return std::nullopt;
+}
+
+Fault CheckMac(PortConfig& port) {
+  if (port.mac.empty()) port.mac = DefaultMac(port.name);
+  uint8_t mac[6];
+  if (!ParseMac(port.mac, mac)) {
+    return Breach("mac", absl::StrCat(Quote(port.mac), " is not a MAC address; write it as 52:54:00:12:34:56"));
+  }
+  if (mac[0] & 1) {
+    return Breach("mac", absl::StrCat(Quote(port.mac), " is a group address; use a unicast one (first byte even)"));
+  }
+  port.mac = FormatMac(mac);
+  if (port.mac == "00:00:00:00:00:00") {
+    return Breach("mac", "all zero is not a station's address; give another, or leave the key out");
+  }
+  return std::nullopt;
+}
+
+Fault CheckLimits(const PortConfig& port) {
+  if (port.queue_pairs < kQueuePairs.min || port.queue_pairs > kQueuePairs.max) {
+    return Breach("queue_pairs", RangeFault(absl::StrCat(port.queue_pairs), kQueuePairs.min, kQueuePairs.max));
+  }
+  if (port.mtu < kMtu.min || port.mtu > kMtu.max) {
+    return Breach("mtu", RangeFault(absl::StrCat(port.mtu), kMtu.min, kMtu.max));
+  }
+  const auto contract = FindContract(port.contract);
+  if (!contract.ok()) {
+    std::string names;
+    for (const std::string& name : ContractNames()) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+    return Breach("contract", absl::StrCat(Quote(port.contract), " is not a feature contract; use one of ", names));
+  }
+  if (port.queue_pairs > contract->max_queue_pairs) {
+    return Breach("queue_pairs", absl::StrCat(port.queue_pairs, " is more than contract ", contract->name,
+                                              " has; use at most ", contract->max_queue_pairs, " or another contract"));
+  }
+  if (port.mtu > contract->max_mtu) {
+    return Breach("mtu", absl::StrCat(port.mtu, " is more than contract ", contract->name, " has; use at most ",
+                                      contract->max_mtu, " or another contract"));
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string Quote(absl::string_view text) {
+  constexpr size_t kMost = 120;
+  const bool cut = text.size() > kMost;
+  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(text.substr(0, kMost)), cut ? "…" : "", "\"");
+}
+
+bool ValidName(absl::string_view name) {
+  if (name.empty() || name.size() > 63 || !absl::ascii_isalnum(name[0])) return false;
+  return std::all_of(name.begin(), name.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-'; });
+}
+
+std::string SocketPathFault(absl::string_view path) {
+  if (path.empty()) return "no socket is given; give the path of QEMU's -chardev socket";
+  if (path[0] != '/') return absl::StrCat(Quote(path), " is not an absolute path; begin it with '/'");
+  if (path.find('\0') != path.npos) return absl::StrCat(Quote(path), " holds a NUL byte; take it out");
+  if (path.back() == '/') return absl::StrCat(Quote(path), " names a folder; give the socket's path");
+  if (path.size() > kMaxSocketPath) {
+    return absl::StrCat(Quote(path), " is ", path.size(), " bytes long; a unix socket's path has at most ",
+                        kMaxSocketPath);
+  }
+  return "";
+}
+
+std::string RangeFault(absl::string_view value, int64_t min, int64_t max) {
+  return absl::StrCat(value, " is out of range; use ", min, " to ", max);
+}
+
+std::optional<Problem> FindProblem(PortConfig& port) {
+  if (port.name.empty()) return Breach("name", absl::StrCat("no name is given; ", kNameMend));
+  if (!ValidName(port.name)) return Breach("name", absl::StrCat(Quote(port.name), " is not a port name; ", kNameMend));
+  if (std::string fault = SocketPathFault(port.socket); !fault.empty()) return Breach("socket", std::move(fault));
+  if (Fault fault = CheckMac(port)) return fault;
+  if (Fault fault = CheckLimits(port)) return fault;
+  if (port.uplinks.empty()) return Breach("uplink", "there is none; add at least one [[port.uplink]]");
+  for (size_t i = 0; i < port.uplinks.size(); ++i) {
+    if (Fault fault = CheckUplink(port, i)) return fault;
+  }
+  return std::nullopt;
+}
+
+}  // namespace config
+
+absl::Status CheckPort(PortConfig& port, const std::string& what) {
+  const auto problem = config::FindProblem(port);
+  if (!problem) return absl::OkStatus();
+  return absl::Status(problem->code, absl::StrCat(what, ": ", problem->key, ": ", problem->text));
+}
+
+}  // namespace everport

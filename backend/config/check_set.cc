@@ -1,0 +1,159 @@
+// The rules that ports must keep among each other.
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "backend/config/check.h"
+
+namespace everport {
+namespace config {
+namespace {
+
+using Fault = std::optional<SetProblem>;
+
+SetProblem Breach(size_t port, absl::string_view key, std::string text) {
+  return {port, Problem{std::string(key), std::move(text)}};
+}
+
+// Values that may occur once in all ports, with where each was first seen.
+class Taken {
+ public:
+  struct Place {
+    size_t port;
+    std::string key;
+  };
+  // The place of the first use if there was one already.
+  const Place* Claim(std::string value, size_t port, std::string key) {
+    const auto [it, fresh] = seen_.try_emplace(std::move(value), Place{port, std::move(key)});
+    return fresh ? nullptr : &it->second;
+  }
+
+ private:
+  absl::flat_hash_map<std::string, Place> seen_;
+};
+
+Fault FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& refer) {
+  Taken names, sockets, macs;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const PortConfig& port = ports[i];
+    if (const auto* first = names.Claim(port.name, i, "name")) {
+      return Breach(i, "name",
+                    absl::StrCat(Quote(port.name), " is already the name of ", refer(first->port, "name"),
+                                 "; give one of them another"));
+    }
+    const std::string path = std::filesystem::path(port.socket).lexically_normal().string();
+    if (const auto* first = sockets.Claim(path, i, "socket")) {
+      return Breach(i, "socket",
+                    absl::StrCat(Quote(port.socket), " is already the socket of ", refer(first->port, "socket"),
+                                 "; a socket serves one port: change one"));
+    }
+    // Equal addresses that were written down are the operator's choice (ports on separate networks); two names that
+    // hash to one address are an accident.
+    const auto* first = macs.Claim(port.mac, i, "mac");
+    if (first && (port.mac == DefaultMac(port.name) || port.mac == DefaultMac(ports[first->port].name))) {
+      return Breach(i, "mac",
+                    absl::StrCat("the address ", port.mac, ", made from the name, is also that of ",
+                                 refer(first->port, "mac"), "; give one of them a mac of its own"));
+    }
+  }
+  return std::nullopt;
+}
+
+// What an uplink takes for itself alone; empty for a wire.
+std::string Resource(const UplinkConfig& uplink) {
+  switch (uplink.kind) {
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+      return absl::StrCat("network interface ", Quote(uplink.device));
+    case UplinkKind::kVdev:  // DPDK knows a device by the name before the first comma
+      return absl::StrCat("vdev ", Quote(uplink.device.substr(0, uplink.device.find(','))));
+    case UplinkKind::kPort:
+      return "";
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+    case UplinkKind::kVhostVdpa:
+    case UplinkKind::kVirtioUser:
+      return absl::StrCat("device ", Quote(uplink.device));
+  }
+  return "";
+}
+
+// One port may list an interface under two kinds (af_xdp, and af_packet should that fail): one is open at a time.
+bool MayShare(const std::vector<PortConfig>& ports, const Taken::Place& first, size_t port,
+              const UplinkConfig& uplink) {
+  const bool sharable = uplink.kind == UplinkKind::kAfPacket || uplink.kind == UplinkKind::kAfXdp;
+  if (first.port != port || !sharable) return false;
+  const auto& uplinks = ports[port].uplinks;
+  return std::none_of(uplinks.begin(), uplinks.end(), [&](const UplinkConfig& other) {
+    return other.kind == UplinkKind::kTap && other.device == uplink.device;
+  });
+}
+
+Fault FindSharedDevice(const std::vector<PortConfig>& ports, const Refer& refer) {
+  Taken devices;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    for (size_t u = 0; u < ports[i].uplinks.size(); ++u) {
+      const UplinkConfig& uplink = ports[i].uplinks[u];
+      const std::string resource = Resource(uplink);
+      const std::string key = absl::StrCat("uplink[", u, "].device");
+      if (resource.empty()) continue;
+      const auto* first = devices.Claim(resource, i, key);
+      if (!first || MayShare(ports, *first, i, uplink)) continue;
+      return Breach(i, key,
+                    absl::StrCat(resource, " is already used by ", refer(first->port, first->key),
+                                 "; an uplink belongs to one port: name another device"));
+    }
+  }
+  return std::nullopt;
+}
+
+bool WiredTo(const PortConfig& port, absl::string_view peer) {
+  return std::any_of(port.uplinks.begin(), port.uplinks.end(), [&](const UplinkConfig& uplink) {
+    return uplink.kind == UplinkKind::kPort && uplink.device == peer;
+  });
+}
+
+Fault FindOneSidedWire(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer, const Refer& refer) {
+  absl::flat_hash_map<absl::string_view, size_t> by_name;
+  for (size_t i = 0; i < ports.size(); ++i) by_name.emplace(ports[i].name, i);
+  for (size_t i = 0; i < ports.size(); ++i) {
+    for (size_t u = 0; u < ports[i].uplinks.size(); ++u) {
+      const UplinkConfig& uplink = ports[i].uplinks[u];
+      if (uplink.kind != UplinkKind::kPort) continue;
+      const std::string key = absl::StrCat("uplink[", u, "].device");
+      const auto peer = by_name.find(uplink.device);
+      if (peer == by_name.end()) {
+        if (unknown_peer == UnknownPeer::kAllow) continue;
+        return Breach(i, key, absl::StrCat("there is no port ", Quote(uplink.device), "; declare it, or name another"));
+      }
+      if (WiredTo(ports[peer->second], ports[i].name)) continue;
+      return Breach(i, key,
+                    absl::StrCat("a wire has two ends, and ", refer(peer->second, "name"), " (", uplink.device,
+                                 ") has no uplink of kind \"port\" back to \"", ports[i].name, "\"; add one there"));
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<SetProblem> FindSetProblem(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer,
+                                         const Refer& refer) {
+  if (Fault fault = FindSharedIdentity(ports, refer)) return fault;
+  if (Fault fault = FindSharedDevice(ports, refer)) return fault;
+  return FindOneSidedWire(ports, unknown_peer, refer);
+}
+
+}  // namespace config
+
+absl::Status CheckPorts(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer) {
+  const auto refer = [&](size_t port, absl::string_view) { return absl::StrCat("port ", ports[port].name); };
+  const auto found = config::FindSetProblem(ports, unknown_peer, refer);
+  if (!found) return absl::OkStatus();
+  return absl::Status(found->problem.code, absl::StrCat("port ", ports[found->port].name, ": ", found->problem.key,
+                                                        ": ", found->problem.text));
+}
+
+}  // namespace everport

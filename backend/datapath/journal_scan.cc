@@ -27,7 +27,8 @@ struct Tail {
 
 }  // namespace
 
-unsigned ScanChains(const PackedDesc* ring, uint16_t size, uint16_t position, IndexPageChain* out, unsigned max_chains) {
+unsigned ScanChains(const PackedDesc* ring, uint16_t size, uint16_t position, IndexPageChain* out,
+                    unsigned max_chains) {
   if ((position & 0x7fffu) >= size) return 0;
   unsigned left = size;  // slots not yet taken by a chain
   for (unsigned n = 0; n < max_chains; ++n) {

@@ -5,10 +5,10 @@
 // VLAN tag, RTE_MBUF_F_TX_* flags and header lengths from the frame's own bytes, so from a guest that may lie.
 //
 // IPv4 TSO is librte_gso's plus checksums, IPv6 TSO is segment.h's (librte_gso has none). One stage belongs to one
-// poller; only its counters may be read by others.
+// poller.
 
-#include <atomic>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -20,11 +20,10 @@ namespace everport {
 
 // What a receiver takes as it is.
 struct OffloadCaps {
-  bool l4_checksum = false;   // TCP and UDP, with the pseudo-header sum in place (virtio 1.2, 5.1.6.2)
-  bool tso4 = false;          // only together with l4_checksum
-  bool tso6 = false;          // only together with l4_checksum
-  bool multi_segment = true;  // frames that are chains of mbufs; if not they are made one mbuf, or dropped where too long
-  uint16_t mtu = 1500;        // bytes of layer 3; 0: not checked
+  bool l4_checksum = false;  // TCP and UDP, with the pseudo-header sum in place (virtio 1.2, 5.1.6.2)
+  bool tso4 = false;         // only together with l4_checksum
+  bool tso6 = false;         // only together with l4_checksum
+  uint16_t mtu = 1500;       // bytes of layer 3; 0: not checked
 };
 
 class OffloadStage {
@@ -35,33 +34,33 @@ class OffloadStage {
   // this (RFC 791's least MTU of 68 less 40 bytes of headers).
   static constexpr uint16_t kMinSegment = 28;
 
-  // pool: where segments' headers are copied to; data room at least 256 bytes. indirect_pool: mbufs that refer to
-  // the payload (data room 0 is enough). Both outlive every frame the stage has emitted.
-  OffloadStage(rte_mempool* pool, rte_mempool* indirect_pool);
+  // pool: where segments' headers are copied to; data room RTE_MBUF_DEFAULT_BUF_SIZE. indirect_pool: mbufs that refer
+  // to the payload (data room 0 is enough); nullptr: pool. Both outlive every frame the stage has emitted.
+  explicit OffloadStage(rte_mempool* pool, rte_mempool* indirect_pool = nullptr);
 
   // Takes all n frames; hands those fit for the receiver on, in order, by calls of emit, which takes them in turn.
   // Frames that ask for nothing: one call with the very same array. Otherwise calls with at most kRound frames each;
   // one frame can become thousands. What cannot be sent as asked is freed and counted.
-  // Only TX flags count as asking, so frames from an ethdev (RX flags) pass, their length checked.
+  // Only TX flags count as asking: frames from an ethdev, with RX flags, pass once their length is checked.
   void Process(const OffloadCaps& caps, rte_mbuf** frames, uint16_t n, Emit emit);
 
-  // Any thread. Dropped: headers that lie or are not in the first mbuf, protocols we do not know, longer than the MTU.
-  uint64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
-  // Dropped: a pool was empty.
-  uint64_t no_mbufs() const { return no_mbufs_.load(std::memory_order_relaxed); }
+  // Frames dropped since the last call because of what is in them: headers that lie or are not in the first mbuf,
+  // protocols we do not know, longer than the receiver's MTU.
+  uint64_t TakeMalformed() { return std::exchange(malformed_, 0); }
+  // Frames dropped since the last call because a pool was empty.
+  uint64_t TakeNoMbufs() { return std::exchange(no_mbufs_, 0); }
 
  private:
-  struct Round;
+  class Round;
   void ProcessOne(const OffloadCaps& caps, rte_mbuf* frame, Round& round);
   void Segment(const OffloadCaps& caps, rte_mbuf* frame, Round& round);
-  void Hand(const OffloadCaps& caps, rte_mbuf* frame, Round& round);
-  void Drop(rte_mbuf* frame, std::atomic<uint64_t>& counter);
+  void Drop(rte_mbuf* frame, uint64_t& counter);
 
   rte_mempool* const pool_;
   rte_mempool* const indirect_pool_;
   std::vector<rte_mbuf*> segments_;  // of one frame
-  std::atomic<uint64_t> malformed_{0};
-  std::atomic<uint64_t> no_mbufs_{0};
+  uint64_t malformed_ = 0;
+  uint64_t no_mbufs_ = 0;
 };
 
 }  // namespace everport

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/base/unique_fd.h"
+#include "backend/datapath/offload.h"
+
+struct rte_mbuf;
+
+namespace everport {
+
+// One side of a port's data path: the guest's rings, an ethdev, or another guest's rings. Virtual per burst, never per
+// packet. Receive and Transmit of one queue are called by one poller thread at a time; the other calls likewise.
+class Endpoint {
+ public:
+  virtual ~Endpoint() = default;
+
+  // Queues that can be used now, counted from 0.
+  virtual uint16_t receive_queues() const = 0;
+  virtual uint16_t transmit_queues() const = 0;
+  // What Transmit takes without help; the lane does the rest in software.
+  virtual OffloadCaps transmit_caps() const = 0;
+
+  // Up to n frames that have arrived. The caller owns them afterwards.
+  virtual uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
+  // Takes all n frames away from the caller. Returns how many were accepted; the others have been freed.
+  virtual uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
+
+  // Before the poller sleeps: asks to be woken when frames arrive. The poller polls once more afterwards.
+  virtual void ArmWake() = 0;
+  // Traffic is flowing and the poller polls anyway: stop notifying. Called once after each ArmWake.
+  virtual void DisarmWake() = 0;
+  struct WakeFd {
+    UniqueFd fd;        // a duplicate, the caller's own
+    bool edge = false;  // edge-triggered: nobody reads it empty (kick eventfds)
+  };
+  // Descriptors that become readable when frames arrive. complete is cleared when some queue has none: then the
+  // poller may sleep for max_sleep_us at most.
+  virtual std::vector<WakeFd> WakeFds(bool& complete) = 0;
+  // Changes whenever WakeFds would answer otherwise. Any thread.
+  virtual uint32_t wake_generation() const = 0;
+};
+
+}  // namespace everport

@@ -1,0 +1,138 @@
+#include "backend/datapath/ethdev_endpoint.h"
+
+#include <fcntl.h>
+#include <rte_bus_vdev.h>
+#include <rte_dev.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "backend/base/log.h"
+
+namespace everport {
+
+EthdevEndpoint::EthdevEndpoint(std::string device, std::string eal_name, uint16_t ethdev_id)
+    : device_(std::move(device)), eal_name_(std::move(eal_name)), ethdev_id_(ethdev_id) {}
+
+absl::Status EthdevEndpoint::Failed(const char* what, int error) const {
+  return absl::UnavailableError(absl::StrCat(device_, ": ", what, ": ", rte_strerror(std::abs(error))));
+}
+
+absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Options& options) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(options.devargs, absl::MaxSplits(',', 1));
+  const auto& [name, args] = parts;
+  if (rte_eal_hotplug_add("vdev", name.c_str(), args.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not make the device \"", options.devargs,
+                                               "\" (", rte_strerror(rte_errno),
+                                               "); see the dpdk lines in the log for the driver's own reason"));
+  }
+  uint16_t id = 0;
+  if (rte_eth_dev_get_port_by_name(name.c_str(), &id) != 0) {
+    rte_eal_hotplug_remove("vdev", name.c_str());
+    return absl::UnavailableError(
+        absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; use a net_… vdev"));
+  }
+  std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options.device, name, id));
+  if (absl::Status status = endpoint->Start(options); !status.ok()) return status;
+  return endpoint;
+}
+
+absl::Status EthdevEndpoint::Start(const Options& options) {
+  rte_eth_dev_info info{};
+  if (int error = rte_eth_dev_info_get(ethdev_id_, &info)) return Failed("no device information", error);
+  rx_queues_ = std::clamp<uint16_t>(options.queue_pairs, 1, std::max<uint16_t>(info.max_rx_queues, 1));
+  tx_queues_ = std::clamp<uint16_t>(options.queue_pairs, 1, std::max<uint16_t>(info.max_tx_queues, 1));
+  // Drivers that make queues in pairs (tap) want as many of either.
+  rx_queues_ = tx_queues_ = std::min(rx_queues_, tx_queues_);
+  numa_node_ = rte_eth_dev_socket_id(ethdev_id_);
+
+  rte_eth_conf conf{};
+  caps_ = OffloadCaps{};
+  caps_.multi_segment = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  caps_.mtu = options.mtu;
+  conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
+  conf.rxmode.mtu = options.mtu;
+  if (info.max_mtu && options.mtu > info.max_mtu) conf.rxmode.mtu = info.max_mtu;
+  if (rx_queues_ > 1 && (info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP))) {
+    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+    conf.rx_adv_conf.rss_conf.rss_hf =
+        info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
+  }
+  conf.intr_conf.rxq = 1;
+  rx_interrupts_ = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf) == 0;
+  if (!rx_interrupts_) {
+    conf.intr_conf.rxq = 0;
+    if (int error = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf)) return Failed("configure", error);
+  }
+
+  uint16_t rx_descriptors = kDescriptors, tx_descriptors = kDescriptors;
+  if (int error = rte_eth_dev_adjust_nb_rx_tx_desc(ethdev_id_, &rx_descriptors, &tx_descriptors))
+    return Failed("descriptor counts", error);
+  const int socket = numa_node_ < 0 ? static_cast<int>(SOCKET_ID_ANY) : numa_node_;
+  for (uint16_t q = 0; q < rx_queues_; ++q) {
+    if (int error = rte_eth_rx_queue_setup(ethdev_id_, q, rx_descriptors, socket, nullptr, options.pool))
+      return Failed("receive queue", error);
+  }
+  for (uint16_t q = 0; q < tx_queues_; ++q) {
+    if (int error = rte_eth_tx_queue_setup(ethdev_id_, q, tx_descriptors, socket, nullptr))
+      return Failed("transmit queue", error);
+  }
+  if (int error = rte_eth_dev_set_mtu(ethdev_id_, options.mtu); error != 0 && error != -ENOTSUP && options.mtu > 1500) {
+    return absl::InvalidArgumentError(absl::StrCat(device_, ": MTU ", options.mtu, ": ", rte_strerror(-error),
+                                                   "; lower the port's mtu or use another uplink"));
+  }
+  if (int error = rte_eth_dev_start(ethdev_id_)) return Failed("start", error);
+  if (options.promiscuous) {
+    const int error = rte_eth_promiscuous_enable(ethdev_id_);
+    if (error != 0 && error != -ENOTSUP)
+      spdlog::warn("{}: not promiscuous ({}): frames for the guest may not arrive", device_, rte_strerror(-error));
+  }
+  return absl::OkStatus();
+}
+
+EthdevEndpoint::~EthdevEndpoint() {
+  if (int error = rte_eth_dev_stop(ethdev_id_); error != 0)
+    spdlog::debug("{}: stop: {}", device_, rte_strerror(-error));
+  if (int error = rte_eal_hotplug_remove("vdev", eal_name_.c_str()); error != 0)
+    spdlog::warn("{}: DPDK did not remove {}: {}", device_, eal_name_, rte_strerror(std::abs(error)));
+}
+
+uint16_t EthdevEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
+  return rte_eth_rx_burst(ethdev_id_, queue, frames, n);
+}
+
+uint16_t EthdevEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {
+  const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, n);
+  if (sent < n) rte_pktmbuf_free_bulk(frames + sent, n - sent);
+  return sent;
+}
+
+void EthdevEndpoint::ArmWake() {
+  if (!rx_interrupts_) return;
+  for (uint16_t q = 0; q < rx_queues_; ++q) rte_eth_dev_rx_intr_enable(ethdev_id_, q);
+}
+
+void EthdevEndpoint::DisarmWake() {
+  if (!rx_interrupts_) return;
+  for (uint16_t q = 0; q < rx_queues_; ++q) rte_eth_dev_rx_intr_disable(ethdev_id_, q);
+}
+
+std::vector<Endpoint::WakeFd> EthdevEndpoint::WakeFds(bool& complete) {
+  std::vector<WakeFd> fds;
+  for (uint16_t q = 0; q < rx_queues_; ++q) {
+    const int fd = rx_interrupts_ ? rte_eth_dev_rx_intr_ctl_q_get_fd(ethdev_id_, q) : -1;
+    if (fd >= 0) {
+      fds.push_back({UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)), false});
+    } else {
+      complete = false;
+    }
+  }
+  return fds;
+}
+
+}  // namespace everport

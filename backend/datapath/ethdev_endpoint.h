@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "backend/datapath/endpoint.h"
+
+struct rte_mempool;
+
+namespace everport {
+
+// An ethdev, configured and started; stopped and closed when destroyed (which removes a vdev).
+// Made and destroyed on the control thread, after every poller has let go of it.
+class EthdevEndpoint : public Endpoint {
+ public:
+  struct Options {
+    std::string device;        // as the operator knows it, for messages: "tap ep-vm1"
+    std::string devargs;       // of the EAL device to plug in: "net_tap0,iface=ep-vm1"
+    uint16_t queue_pairs = 1;  // wanted; fewer are used when the device has fewer
+    uint16_t mtu = 1500;
+    bool promiscuous = true;
+    rte_mempool* pool = nullptr;
+    int numa_node = -1;
+  };
+  // Plugs the device in and starts it. NotFound, Unavailable and so on name the device, what failed and the mend.
+  static absl::StatusOr<std::unique_ptr<EthdevEndpoint>> Open(const Options& options);
+  ~EthdevEndpoint() override;
+
+  uint16_t receive_queues() const override { return rx_queues_; }
+  uint16_t transmit_queues() const override { return tx_queues_; }
+  OffloadCaps transmit_caps() const override { return caps_; }
+  uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) override;
+  uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) override;
+  void ArmWake() override;
+  void DisarmWake() override;
+  std::vector<WakeFd> WakeFds(bool& complete) override;
+  uint32_t wake_generation() const override { return 0; }
+
+  uint16_t ethdev_id() const { return ethdev_id_; }
+  int numa_node() const { return numa_node_; }
+
+  static constexpr uint16_t kDescriptors = 256;  // wanted per queue
+
+ private:
+  EthdevEndpoint(std::string device, std::string eal_name, uint16_t ethdev_id);
+  absl::Status Start(const Options& options);
+  absl::Status Failed(const char* what, int error) const;
+
+  const std::string device_;
+  const std::string eal_name_;
+  const uint16_t ethdev_id_;
+  uint16_t rx_queues_ = 0, tx_queues_ = 0;
+  bool rx_interrupts_ = false;
+  int numa_node_ = -1;
+  OffloadCaps caps_{};
+};
+
+}  // namespace everport

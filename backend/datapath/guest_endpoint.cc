@@ -1,0 +1,236 @@
+#include "backend/datapath/guest_endpoint.h"
+
+#include <fcntl.h>
+#include <rte_mbuf.h>
+#include <rte_vhost.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "backend/base/log.h"
+#include "backend/datapath/journal_scan.h"
+#include "migration/feature_contract.h"
+
+namespace everport {
+namespace {
+
+constexpr uint16_t kBurst = 32;      // librte_vhost's own MAX_PKT_BURST
+constexpr uint32_t kNetHeader = 12;  // virtio_net_hdr_mrg_rxbuf, virtio 1.2, 5.1.6
+
+bool Has(uint64_t features, unsigned bit) {
+  return features >> bit & 1;
+}
+
+}  // namespace
+
+GuestEndpoint::GuestEndpoint(std::string port, uint16_t max_queue_pairs, std::shared_ptr<IndexPageMap> index_page,
+                             Hooks hooks)
+    : port_(std::move(port)),
+      max_vrings_(2 * max_queue_pairs),
+      index_page_(std::move(index_page)),
+      hooks_(std::move(hooks)),
+      vrings_(max_vrings_) {}
+
+GuestEndpoint::~GuestEndpoint() = default;
+
+// Queues towards the guest that are enabled without a gap from 0: frames are spread over these.
+uint16_t GuestEndpoint::transmit_queues() const {
+  const uint32_t rx_vrings = enabled_vrings() & 0x55555555u;
+  uint16_t pairs = 0;
+  while (pairs < max_vrings_ / 2 && rx_vrings >> (2 * pairs) & 1) ++pairs;
+  return pairs;
+}
+
+uint16_t GuestEndpoint::receive_queues() const {
+  const uint32_t tx_vrings = enabled_vrings() & 0xaaaaaaaau;
+  return static_cast<uint16_t>((std::bit_width(tx_vrings) + 1) / 2);
+}
+
+OffloadCaps GuestEndpoint::transmit_caps() const {
+  const uint64_t features = this->features();
+  OffloadCaps caps{};
+  caps.l4_checksum = Has(features, kNetGuestCsum);
+  caps.tso4 = Has(features, kNetGuestTso4);
+  caps.tso6 = Has(features, kNetGuestTso6);
+  caps.mtu = mtu_;
+  return caps;
+}
+
+int GuestEndpoint::UsableVid(uint16_t vring) const {
+  if (vring >= max_vrings_ || !(enabled_.load(std::memory_order_acquire) >> vring & 1)) return -1;
+  return vid_.load(std::memory_order_acquire);
+}
+
+uint16_t GuestEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
+  const uint16_t vring = 2 * queue + 1;
+  const int vid = UsableVid(vring);
+  if (vid < 0) return 0;
+  n = std::min(n, kBurst);
+  if (vrings_[vring].journal) return ReceiveJournalled(vid, vring, frames, n);
+  uint16_t avail_before = 0, avail_after = 0, used = 0;
+  rte_vhost_get_vring_base(vid, vring, &avail_before, &used);
+  const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, n);
+  if (got < n && rte_vhost_get_vring_base(vid, vring, &avail_after, &used) == 0 && !Has(features(), kRingPacked)) {
+    // Consumed without giving a frame: librte_vhost found them malformed.
+    const uint16_t consumed = avail_after - avail_before;
+    if (consumed > got) CountMalformed(consumed - got);
+  }
+  return got;
+}
+
+// Packed ring under a keeper: index_page.h, steps 1 to 4. The burst is no longer than what was written down.
+uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n) {
+  Vring& v = vrings_[vring];
+  uint16_t position = 0, used = 0;
+  if (rte_vhost_get_vring_base(vid, vring, &position, &used) != 0) return 0;
+  const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, n);
+  if (chains == 0) return 0;
+  v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
+  const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, static_cast<uint16_t>(chains));
+  uint16_t after = position;
+  rte_vhost_get_vring_base(vid, vring, &after, &used);
+  v.journal->head.store(IndexPageHead(after, 0), std::memory_order_release);
+  if (got < chains) {
+    unsigned consumed = 0;
+    for (uint16_t at = position; at != after && consumed < chains; ++consumed)
+      at = Advance(at, v.journal->chains[consumed].slots, v.size);
+    if (consumed > got) CountMalformed(consumed - got);
+  }
+  return got;
+}
+
+uint16_t GuestEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {
+  const uint16_t vring = 2 * queue;
+  const int vid = UsableVid(vring);
+  uint16_t sent = 0;
+  if (vid >= 0) {
+    sent = vrings_[vring].journal ? TransmitJournalled(vid, vring, frames, n) : TransmitPlain(vid, vring, frames, n);
+  }
+  rte_pktmbuf_free_bulk(frames, n);  // librte_vhost copied them
+  return sent;
+}
+
+uint16_t GuestEndpoint::TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n) {
+  uint16_t sent = 0;
+  while (sent < n) {
+    const uint16_t want = std::min<uint16_t>(n - sent, kBurst);
+    const uint16_t done = rte_vhost_enqueue_burst(vid, vring, frames + sent, want);
+    sent += done;
+    if (done < want) break;
+  }
+  return sent;
+}
+
+// How many of the frames the first `chains` chains surely hold. Without MRG_RXBUF a frame takes one chain; with it
+// as many as its length needs, where only the head descriptor's length is reckoned with.
+uint16_t GuestEndpoint::FramesThatFit(const IndexPageVring& journal, unsigned chains, rte_mbuf** frames,
+                                      uint16_t n) const {
+  if (!Has(features(), kNetMrgRxbuf)) return static_cast<uint16_t>(std::min<unsigned>(n, chains));
+  unsigned chain = 0;
+  for (uint16_t i = 0; i < n; ++i) {
+    int64_t left = int64_t{frames[i]->pkt_len} + kNetHeader;
+    while (left > 0) {
+      if (chain == chains) return i;
+      left -= journal.chains[chain++].head_len;
+    }
+  }
+  return n;
+}
+
+uint16_t GuestEndpoint::TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n) {
+  Vring& v = vrings_[vring];
+  const bool mergeable = Has(features(), kNetMrgRxbuf);
+  uint16_t sent = 0;
+  while (sent < n) {
+    uint16_t position = 0, used = 0;
+    if (rte_vhost_get_vring_base(vid, vring, &position, &used) != 0) break;
+    const uint16_t want = std::min<uint16_t>(n - sent, kBurst);
+    const unsigned limit = mergeable ? kIndexPageChains : want;
+    const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, limit);
+    const uint16_t fit = FramesThatFit(*v.journal, chains, frames + sent, want);
+    if (fit == 0) break;
+    v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
+    const uint16_t done = rte_vhost_enqueue_burst(vid, vring, frames + sent, fit);
+    uint16_t after = position;
+    rte_vhost_get_vring_base(vid, vring, &after, &used);
+    v.journal->head.store(IndexPageHead(after, 0), std::memory_order_release);
+    sent += done;
+    if (done < fit) break;
+  }
+  return sent;
+}
+
+void GuestEndpoint::SetNotification(bool on) {
+  for (uint16_t vring = 1; vring < max_vrings_; vring += 2) {
+    const int vid = UsableVid(vring);
+    if (vid >= 0) rte_vhost_enable_guest_notification(vid, vring, on);
+  }
+}
+
+std::vector<Endpoint::WakeFd> GuestEndpoint::WakeFds(bool& complete) {
+  std::lock_guard lock(mutex_);
+  std::vector<WakeFd> fds;
+  for (uint16_t vring = 1; vring < max_vrings_; vring += 2) {
+    if (!(enabled_vrings() >> vring & 1)) continue;
+    if (vrings_[vring].kick.valid()) {
+      fds.push_back({vrings_[vring].kick.Dup(), true});
+    } else {
+      complete = false;  // the guest polls (VHOST_USER_VRING_NOFD)
+    }
+  }
+  return fds;
+}
+
+void GuestEndpoint::OnConnection(bool connected) {
+  enabled_.store(0, std::memory_order_release);  // librte_vhost does not report the vrings of a lost connection
+  connected_.store(connected, std::memory_order_release);
+  hooks_.changed();
+}
+
+// May come with the vring's write lock held: nothing here may wait for a poller.
+void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
+  if (vring >= max_vrings_) return;
+  if (enabled) {
+    rte_vhost_vring info{};
+    uint64_t features = 0;
+    if (rte_vhost_get_vhost_vring(vid, vring, &info) != 0 || rte_vhost_get_negotiated_features(vid, &features) != 0)
+      return;
+    const bool packed = Has(features, kRingPacked);
+    Vring& v = vrings_[vring];
+    v.ring = packed ? reinterpret_cast<const PackedDesc*>(info.desc_packed) : nullptr;
+    v.size = info.size;
+    v.journal = packed && index_page_ ? &index_page_->vring(vring) : nullptr;
+    if (vring == 0)
+      ring_address_.store(packed ? static_cast<const void*>(info.desc_packed) : info.desc, std::memory_order_release);
+    {
+      std::lock_guard lock(mutex_);
+      v.kick.reset(info.kickfd >= 0 ? fcntl(info.kickfd, F_DUPFD_CLOEXEC, 0) : -1);
+    }
+    features_.store(features, std::memory_order_release);
+    enabled_.fetch_or(1u << vring, std::memory_order_acq_rel);
+  } else {
+    enabled_.fetch_and(~(1u << vring), std::memory_order_acq_rel);
+  }
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+  hooks_.changed();
+}
+
+void GuestEndpoint::OnNewDevice(int vid) {
+  uint64_t features = 0;
+  rte_vhost_get_negotiated_features(vid, &features);
+  features_.store(features, std::memory_order_release);
+  vid_.store(vid, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+  hooks_.changed();
+}
+
+void GuestEndpoint::OnDestroyDevice() {
+  // The enabled mask stays: librte_vhost reports those vrings that it stops, and keeps the others ready.
+  vid_.store(-1, std::memory_order_release);
+  ring_address_.store(nullptr, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+  hooks_.synchronize();
+  hooks_.changed();
+}
+
+}  // namespace everport

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend/base/unique_fd.h"
+#include "backend/datapath/endpoint.h"
+#include "backend/datapath/index_page_map.h"
+#include "backend/keeper/index_page.h"
+
+struct rte_mempool;
+
+namespace everport {
+
+struct PackedDesc;
+
+// The guest's rings, by librte_vhost's built-in net data path. Vring 2q is queue pair q towards the guest (Transmit),
+// 2q + 1 from it (Receive).
+//
+// Threads: the On… calls come from librte_vhost's event thread, Receive/Transmit from the pollers, the rest from the
+// control thread. `vid` and the enabled mask are what the pollers look at before each burst; when the device goes,
+// OnDestroyDevice clears vid and waits (synchronize) until every poller has been seen outside, and only then may
+// librte_vhost free it.
+class GuestEndpoint : public Endpoint {
+ public:
+  struct Hooks {
+    std::function<void()> changed;      // any state below changed; event thread; must only post
+    std::function<void()> synchronize;  // returns when no poller uses what it read before the call
+  };
+  // index_page: where packed rings' progress is written (keeper mode), or nullptr. max_queue_pairs: of the port.
+  GuestEndpoint(std::string port, uint16_t max_queue_pairs, std::shared_ptr<IndexPageMap> index_page, Hooks hooks);
+  ~GuestEndpoint() override;
+
+  // Endpoint
+  uint16_t receive_queues() const override;
+  uint16_t transmit_queues() const override;
+  OffloadCaps transmit_caps() const override;
+  uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) override;
+  uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) override;
+  void ArmWake() override { SetNotification(true); }
+  void DisarmWake() override { SetNotification(false); }
+  std::vector<WakeFd> WakeFds(bool& complete) override;
+  uint32_t wake_generation() const override { return generation_.load(std::memory_order_acquire); }
+
+  // The pool that frames from the guest are made of. Control thread, before the endpoint is given to a poller.
+  void set_pool(rte_mempool* pool) { pool_ = pool; }
+  // The port's MTU: what another guest may send to this one.
+  void set_mtu(uint16_t mtu) { mtu_ = mtu; }
+
+  // librte_vhost's event thread.
+  void OnNewDevice(int vid);
+  void OnDestroyDevice();
+  void OnVringState(int vid, uint16_t vring, bool enabled);
+  void OnConnection(bool connected);
+
+  // Control thread; each is one consistent word.
+  bool connected() const { return connected_.load(std::memory_order_acquire); }
+  bool running() const { return vid_.load(std::memory_order_acquire) >= 0; }
+  uint64_t features() const { return features_.load(std::memory_order_acquire); }
+  uint32_t enabled_vrings() const { return enabled_.load(std::memory_order_acquire); }
+  uint64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
+  // An address in the guest's first ring, to ask the kernel for its node; nullptr when there is none.
+  const void* ring_address() const { return ring_address_.load(std::memory_order_acquire); }
+
+ private:
+  struct Vring {
+    const PackedDesc* ring = nullptr;  // packed ring of a journalled vring; written before it is enabled
+    uint16_t size = 0;
+    IndexPageVring* journal = nullptr;
+    UniqueFd kick;  // under mutex_
+  };
+  int UsableVid(uint16_t vring) const;
+  uint16_t ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
+  uint16_t TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
+  static uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
+  uint16_t FramesThatFit(const IndexPageVring& journal, unsigned chains, rte_mbuf** frames, uint16_t n) const;
+  void SetNotification(bool on);
+  void CountMalformed(uint64_t n) {
+    malformed_.store(malformed_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+
+  const std::string port_;
+  const uint16_t max_vrings_;
+  const std::shared_ptr<IndexPageMap> index_page_;
+  const Hooks hooks_;
+  rte_mempool* pool_ = nullptr;
+  uint16_t mtu_ = 1500;
+
+  std::atomic<int> vid_{-1};
+  std::atomic<uint32_t> enabled_{0};  // bit v: vring v may be used
+  std::atomic<uint64_t> features_{0};
+  std::atomic<bool> connected_{false};
+  std::atomic<uint32_t> generation_{0};
+  std::atomic<const void*> ring_address_{nullptr};
+  std::atomic<uint64_t> malformed_{0};  // poller writes
+  mutable std::mutex mutex_;            // the vrings' kick descriptors
+  std::vector<Vring> vrings_;
+};
+
+}  // namespace everport

@@ -1,0 +1,71 @@
+#include "backend/datapath/mempools.h"
+
+#include <rte_errno.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "backend/base/log.h"
+
+namespace everport {
+namespace {
+
+constexpr unsigned kPoolMbufs = 8191;  // 2^n - 1: what rte_mempool stores best; about 19 MiB
+// What pollers hold at once whatever the number of ports: a burst of 32 frames of 64 KiB, and the per-lcore caches.
+constexpr unsigned kSharedMbufs = 2048;
+constexpr unsigned kCache = 256;
+
+}  // namespace
+
+Mempools::Lease::~Lease() {
+  owner_->Release(pool_, mbufs_);
+}
+
+Mempools::~Mempools() {
+  rte_mempool_free(indirect_);
+  for (const Pool& pool : pools_) rte_mempool_free(pool.pool);
+}
+
+absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, bool exclusive) {
+  auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) {
+    return !exclusive && !p.exclusive && p.node == node && p.free >= mbufs;
+  });
+  if (pool == pools_.end()) {
+    const unsigned size = exclusive ? mbufs : std::max(kPoolMbufs, mbufs + kSharedMbufs);
+    const std::string name = absl::StrCat("everport_", serial_++);
+    rte_mempool* made = rte_pktmbuf_pool_create(name.c_str(), size, exclusive ? 0 : kCache, 0,
+                                                RTE_MBUF_DEFAULT_BUF_SIZE, node < 0 ? SOCKET_ID_ANY : node);
+    if (!made && node >= 0) {
+      spdlog::warn("mempool: no memory on NUMA node {} ({}); another node is used and forwarding is slower", node,
+                   rte_strerror(rte_errno));
+      made = rte_pktmbuf_pool_create(name.c_str(), size, exclusive ? 0 : kCache, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
+                                     SOCKET_ID_ANY);
+    }
+    if (!made) {
+      return absl::ResourceExhaustedError(absl::StrCat("mempool of ", size, " mbufs: ", rte_strerror(rte_errno),
+                                                       "; reserve more hugepages (/proc/sys/vm/nr_hugepages)"));
+    }
+    pools_.push_back({made, node, exclusive ? mbufs : size - kSharedMbufs, 0, exclusive});
+    pool = std::prev(pools_.end());
+  }
+  pool->free -= mbufs;
+  ++pool->leases;
+  return std::unique_ptr<Lease>(new Lease(this, pool->pool, node, mbufs));
+}
+
+rte_mempool* Mempools::indirect() {
+  if (!indirect_) indirect_ = rte_pktmbuf_pool_create("everport_indirect", kPoolMbufs, kCache, 0, 0, SOCKET_ID_ANY);
+  return indirect_;
+}
+
+void Mempools::Release(rte_mempool* released, unsigned mbufs) {
+  auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.pool == released; });
+  pool->free += mbufs;
+  if (--pool->leases > 0) return;
+  rte_mempool_free(pool->pool);
+  pools_.erase(pool);
+}
+
+}  // namespace everport

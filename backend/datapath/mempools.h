@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+struct rte_mempool;
+
+namespace everport {
+
+// mbuf pools, shared by the ports of a NUMA node so that a further port costs what it holds and no more: a port
+// reserves the mbufs its uplink's rings may keep, and gets a pool with so many to spare. Control thread; the pools
+// themselves may be used from any lcore. The mbufs' data room is RTE_MBUF_DEFAULT_BUF_SIZE.
+class Mempools {
+ public:
+  // One reservation; gives it back when destroyed. The uplink and the lane that use it must have ended before.
+  class Lease {
+   public:
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    rte_mempool* pool() const { return pool_; }
+    int node() const { return node_; }
+
+   private:
+    friend class Mempools;
+    Lease(Mempools* owner, rte_mempool* pool, int node, unsigned mbufs)
+        : owner_(owner), pool_(pool), node_(node), mbufs_(mbufs) {}
+    Mempools* owner_;
+    rte_mempool* pool_;
+    int node_;
+    unsigned mbufs_;
+  };
+
+  Mempools() = default;
+  ~Mempools();
+  Mempools(const Mempools&) = delete;
+  Mempools& operator=(const Mempools&) = delete;
+
+  // Reserves mbufs on a node (-1: any). exclusive: a pool of its own (af_xdp makes it its UMEM).
+  // ResourceExhausted when there is no memory, with the mend.
+  absl::StatusOr<std::unique_ptr<Lease>> Reserve(int node, unsigned mbufs, bool exclusive = false);
+
+  // mbufs without data room, which refer to others' data: for segmentation. nullptr when there is no memory.
+  rte_mempool* indirect();
+
+ private:
+  struct Pool {
+    rte_mempool* pool;
+    int node;
+    unsigned free;  // mbufs not reserved
+    unsigned leases;
+    bool exclusive;
+  };
+  void Release(rte_mempool* pool, unsigned mbufs);
+
+  std::vector<Pool> pools_;
+  rte_mempool* indirect_ = nullptr;
+  unsigned serial_ = 0;
+};
+
+}  // namespace everport

@@ -1,0 +1,128 @@
+#include "backend/datapath/tap_device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "backend/base/log.h"
+#include "backend/base/unique_fd.h"
+
+namespace everport {
+namespace {
+
+std::string AliasPath(const std::string& name) {
+  return absl::StrCat("/sys/class/net/", name, "/ifalias");
+}
+std::string Alias(const std::string& owner) {
+  return absl::StrCat("everport:", owner);
+}
+
+ifreq Request(const std::string& name) {
+  ifreq request{};
+  std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
+  return request;
+}
+
+absl::StatusOr<UniqueFd> OpenTap(const std::string& name) {
+  UniqueFd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+  if (!fd.valid())
+    return absl::UnavailableError(absl::StrCat("tap ", name, ": /dev/net/tun: ", strerror(errno), "; modprobe tun"));
+  ifreq request = Request(name);
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE;
+  if (ioctl(fd.get(), TUNSETIFF, &request) == 0) return fd;
+  switch (errno) {
+    case EPERM:
+      return absl::PermissionDeniedError(absl::StrCat("tap ", name, ": not permitted; everportd needs CAP_NET_ADMIN"));
+    case EINVAL:
+      return absl::FailedPreconditionError(
+          absl::StrCat("tap ", name, ": a device of that name is there but is no multi-queue tap; ip link del ", name,
+                       " (everportd makes it) or ip tuntap add dev ", name, " mode tap multi_queue"));
+    case EBUSY:
+      return absl::FailedPreconditionError(
+          absl::StrCat("tap ", name, ": in use by another program; choose another name"));
+    default:
+      return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name));
+  }
+}
+
+UniqueFd ControlSocket() {
+  return UniqueFd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+}
+
+}  // namespace
+
+absl::Status EnsureTap(const std::string& name, const std::string& owner) {
+  const bool existed = if_nametoindex(name.c_str()) != 0;
+  absl::StatusOr<UniqueFd> fd = OpenTap(name);
+  if (!fd.ok()) return fd.status();
+  if (existed) return absl::OkStatus();
+  if (ioctl(fd->get(), TUNSETPERSIST, 1) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name, ": persist"));
+  std::ofstream alias(AliasPath(name));
+  if (!(alias << Alias(owner) << std::flush))
+    spdlog::warn("tap {}: no alias could be set ({}); the device will stay when the port is removed", name,
+                 strerror(errno));
+  return absl::OkStatus();
+}
+
+absl::Status RemoveTap(const std::string& name, const std::string& owner) {
+  std::string alias;
+  std::ifstream file(AliasPath(name));
+  if (!std::getline(file, alias) || alias != Alias(owner)) return absl::OkStatus();
+  absl::StatusOr<UniqueFd> fd = OpenTap(name);
+  if (!fd.ok()) return fd.status();
+  if (ioctl(fd->get(), TUNSETPERSIST, 0) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name, ": remove"));
+  return absl::OkStatus();
+}
+
+absl::Status CheckNetdev(const std::string& name) {
+  if (if_nametoindex(name.c_str()) != 0) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("network device ", name, " does not exist here; see `ip link`, and check the name"));
+}
+
+absl::Status SetUp(const std::string& name) {
+  UniqueFd fd = ControlSocket();
+  ifreq request = Request(name);
+  if (ioctl(fd.get(), SIOCGIFFLAGS, &request) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(name, ": flags"));
+  if (request.ifr_flags & IFF_UP) return absl::OkStatus();
+  request.ifr_flags |= IFF_UP;
+  if (ioctl(fd.get(), SIOCSIFFLAGS, &request) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(name, ": set up"));
+  return absl::OkStatus();
+}
+
+absl::Status JoinBridge(const std::string& name, const std::string& bridge) {
+  std::error_code error;
+  const auto master = std::filesystem::read_symlink(absl::StrCat("/sys/class/net/", name, "/master"), error);
+  if (!error && master.filename() == bridge) return absl::OkStatus();
+  UniqueFd fd = ControlSocket();
+  ifreq request = Request(bridge);
+  request.ifr_ifindex = static_cast<int>(if_nametoindex(name.c_str()));
+  if (ioctl(fd.get(), SIOCBRADDIF, &request) == 0) return absl::OkStatus();
+  switch (errno) {
+    case ENODEV:
+      return absl::NotFoundError(
+          absl::StrCat("bridge ", bridge, " does not exist; ip link add ", bridge, " type bridge"));
+    case EOPNOTSUPP:
+      return absl::InvalidArgumentError(absl::StrCat(bridge, " is not a bridge; name one, or leave bridge out"));
+    case EBUSY:
+      return absl::FailedPreconditionError(
+          absl::StrCat(name, " is in another bridge already; ip link set ", name, " nomaster"));
+    default:
+      return absl::ErrnoToStatus(errno, absl::StrCat(name, ": join bridge ", bridge));
+  }
+}
+
+}  // namespace everport

@@ -1,0 +1,113 @@
+#include "backend/datapath/vhost_driver.h"
+
+#include <rte_version.h>
+#include <rte_vhost.h>
+
+#include <map>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "backend/base/log.h"
+
+namespace everport {
+namespace {
+
+// librte_vhost names a connection by its socket's path; this is the way back to the port.
+struct Registry {
+  std::mutex mutex;
+  std::map<std::string, std::shared_ptr<GuestEndpoint>> by_socket;
+};
+Registry& registry() {
+  static auto* instance = new Registry;  // callbacks may come until the process ends
+  return *instance;
+}
+
+std::shared_ptr<GuestEndpoint> Find(int vid) {
+  char path[PATH_MAX];
+  if (rte_vhost_get_ifname(vid, path, sizeof path) != 0) return nullptr;
+  std::lock_guard lock(registry().mutex);
+  auto found = registry().by_socket.find(path);
+  return found == registry().by_socket.end() ? nullptr : found->second;
+}
+
+int NewDevice(int vid) {
+  auto guest = Find(vid);
+  if (!guest) return -1;
+  guest->OnNewDevice(vid);
+  return 0;
+}
+void DestroyDevice(int vid) {
+  if (auto guest = Find(vid)) guest->OnDestroyDevice();
+}
+int VringStateChanged(int vid, uint16_t vring, int enabled) {
+  if (auto guest = Find(vid)) guest->OnVringState(vid, vring, enabled != 0);
+  return 0;
+}
+int NewConnection(int vid) {
+  if (auto guest = Find(vid)) guest->OnConnection(true);
+  return 0;
+}
+void DestroyConnection(int vid) {
+  if (auto guest = Find(vid)) guest->OnConnection(false);
+}
+
+const rte_vhost_device_ops kOps = [] {
+  rte_vhost_device_ops ops{};
+  ops.new_device = NewDevice;
+  ops.destroy_device = DestroyDevice;
+  ops.vring_state_changed = VringStateChanged;
+  ops.new_connection = NewConnection;
+  ops.destroy_connection = DestroyConnection;
+  return ops;
+}();
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<VhostDriver>> VhostDriver::Start(const std::string& port, const std::string& socket,
+                                                                const FeatureContract& contract, uint16_t queue_pairs,
+                                                                std::shared_ptr<GuestEndpoint> guest) {
+  std::unique_ptr<VhostDriver> driver(new VhostDriver(port, socket));
+  {
+    std::lock_guard lock(registry().mutex);
+    if (!registry().by_socket.emplace(socket, std::move(guest)).second)
+      return absl::AlreadyExistsError(absl::StrCat(port, ": socket ", socket, " is another port's"));
+  }
+  driver->registered_ = true;
+  if (rte_vhost_driver_register(socket.c_str(), RTE_VHOST_USER_CLIENT) != 0)
+    return absl::UnavailableError(absl::StrCat(port, ": librte_vhost does not take the socket ", socket));
+  if (absl::Status status = driver->Offer(contract, queue_pairs); !status.ok()) return status;
+  if (rte_vhost_driver_callback_register(socket.c_str(), &kOps) != 0 || rte_vhost_driver_start(socket.c_str()) != 0)
+    return absl::UnavailableError(absl::StrCat(port, ": librte_vhost did not start on ", socket));
+  return driver;
+}
+
+// Offers exactly the contract. Not by rte_vhost_driver_set_features: that switches the built-in net data path off.
+absl::Status VhostDriver::Offer(const FeatureContract& contract, uint16_t queue_pairs) {
+  uint64_t supported = 0, protocol = 0;
+  if (rte_vhost_driver_get_features(socket_.c_str(), &supported) != 0 ||
+      rte_vhost_driver_get_protocol_features(socket_.c_str(), &protocol) != 0)
+    return absl::UnavailableError(absl::StrCat(port_, ": librte_vhost tells no features for ", socket_));
+  if (const uint64_t missing = contract.features & ~supported) {
+    return absl::InvalidArgumentError(absl::StrCat(port_, ": contract ", contract.name, " offers ",
+                                                   absl::StrJoin(FeatureNames(missing), ", "), ", which this DPDK (",
+                                                   rte_version(), ") lacks; install a newer DPDK"));
+  }
+  rte_vhost_driver_disable_features(socket_.c_str(), supported & ~contract.features);
+  rte_vhost_driver_set_protocol_features(socket_.c_str(), protocol & contract.protocol_features);
+#if RTE_VERSION >= RTE_VERSION_NUM(24, 7, 0, 0)
+  rte_vhost_driver_set_max_queue_num(socket_.c_str(), queue_pairs);
+#else
+  (void)queue_pairs;  // the keeper answers GET_QUEUE_NUM; straight to QEMU this release says 128
+#endif
+  return absl::OkStatus();
+}
+
+VhostDriver::~VhostDriver() {
+  if (!registered_) return;
+  rte_vhost_driver_unregister(socket_.c_str());
+  std::lock_guard lock(registry().mutex);
+  registry().by_socket.erase(socket_);
+}
+
+}  // namespace everport

@@ -33,16 +33,13 @@ uint16_t Fold(uint64_t sum) {
   return static_cast<uint16_t>(sum);
 }
 
-// Ones' complement sum of [offset, offset + length) of the frame, which must lie in it.
+// Ones' complement sum of [offset, offset + length) of the frame, which must lie in it and begin in its first
+// mbuf.
 // Not rte_raw_cksum_mbuf: it drops carries of a piece that begins at an odd offset (22.11 to 24.11), and segments of
 // an odd MSS that cross an mbuf have such pieces.
 uint16_t Sum(const rte_mbuf* frame, uint32_t offset, uint32_t length) {
   uint32_t sum = 0;  // of up to 65535 bytes in pieces: no overflow
   uint32_t done = 0;
-  while (offset >= frame->data_len) {
-    offset -= frame->data_len;
-    frame = frame->next;
-  }
   for (; done < length; frame = frame->next, offset = 0) {
     const uint32_t take = std::min<uint32_t>(length - done, frame->data_len - offset);
     const uint16_t piece = rte_raw_cksum(rte_pktmbuf_mtod_offset(frame, const void*, offset), take);

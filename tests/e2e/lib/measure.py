@@ -1,0 +1,126 @@
+"""What the network did, as seen from the host's side of the bridge. Times are time.monotonic()."""
+
+import json
+import re
+import signal
+import statistics
+import threading
+import time
+
+from .process import Process
+
+_REPLY = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .* icmp_seq=(\d+) ")
+_SUMMARY = re.compile(r"^(\d+) packets transmitted, (\d+) received(?:, \+(\d+) duplicates)?")
+
+
+class Pinger:
+    """ping at a fixed interval, every reply with its time of arrival."""
+
+    def __init__(self, prefix, address, work_dir, interval_ms=10):
+        self.interval = interval_ms / 1000
+        self.sent = self.received = self.duplicates = None  # known after stop()
+        self._offset = time.monotonic() - time.time()
+        self._replies = []  # (time, sequence number)
+        self._changed = threading.Condition()
+        self._process = Process([*prefix, "ping", "-D", "-n", "-i", f"{self.interval:g}", address],
+                                name=f"ping {address}", log_path=f"{work_dir}/ping.log", on_line=self._take)
+
+    def _take(self, line):
+        reply = _REPLY.match(line)
+        summary = _SUMMARY.match(line)
+        with self._changed:
+            if reply:
+                self._replies.append((float(reply[1]) + self._offset, int(reply[2])))
+            if summary:
+                self.sent, self.received, self.duplicates = (int(n or 0) for n in summary.groups())
+            self._changed.notify_all()
+
+    def wait_reply(self, after, timeout):
+        """Time of the first reply that arrived after this time."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                # From the end: a long run has many replies, and the one we look for is among the last.
+                late = None
+                for at, _ in reversed(self._replies):
+                    if at <= after:
+                        break
+                    late = at
+                if late:
+                    return late
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    raise TimeoutError(f"{self._process.name}: no reply for {timeout} s{self._process.log_tail()}")
+
+    def gap(self, start, end):
+        """Longest time without a reply that touches [start, end], in seconds, less the interval at which we ask."""
+        with self._changed:
+            times = sorted(at for at, _ in self._replies)
+        longest = 0.0
+        for before, after in zip(times, times[1:]):
+            if after >= start and before <= end:
+                longest = max(longest, after - before - self.interval)
+        return longest
+
+    def stop(self):
+        """Ends ping by its own way, so that it counts."""
+        self._process.signal(signal.SIGINT)
+        self._process.wait(10)
+        return self
+
+    @property
+    def lost(self):
+        return self.sent - self.received
+
+    def close(self):
+        self._process.kill()
+
+
+class Flow:
+    """everport-flow on the host: its progress as it goes, its JSON at the end."""
+
+    def __init__(self, prefix, program, args, work_dir):
+        self.result = None
+        self._progress = []  # (time, bytes)
+        self._changed = threading.Condition()
+        self._process = Process([*prefix, program, *args], name="everport-flow " + " ".join(str(a) for a in args),
+                                log_path=f"{work_dir}/flow-{args[0]}.log", on_line=self._take)
+
+    def _take(self, line):
+        said = json.loads(line)
+        with self._changed:
+            if "progress" in said:
+                self._progress.append((said["at"], said["progress"]))
+            else:
+                self.result = said
+            self._changed.notify_all()
+
+    def wait_progress(self, after, timeout):
+        """Time of the first progress after this time."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                late = [at for at, _ in self._progress[-1000:] if at > after]
+                if late:
+                    return late[0]
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    raise TimeoutError(f"{self._process.name}: no progress for {timeout} s{self._process.log_tail()}")
+
+    def wait(self, timeout):
+        """The JSON it ended with."""
+        self._process.wait(timeout)
+        if self.result is None:
+            raise RuntimeError(f"{self._process.name} said nothing{self._process.log_tail()}")
+        return self.result
+
+    def close(self):
+        self._process.kill()
+
+
+def gbit_per_s(result):
+    return result["bytes"] * 8 / result["seconds"] / 1e9 if result["seconds"] else 0.0
+
+
+def median(values):
+    return statistics.median(values)

@@ -1,7 +1,8 @@
 // everport-flow: traffic whose every byte and every gap can be accounted for. Runs in the guest and on the host; linked
 // statically so that a busybox initramfs can carry it. Each command ends with one JSON object of numbers on stdout.
 //
-//   everport-flow send HOST PORT SECONDS [PROGRESS_MS]   TCP; the stream's content is a function of the position
+//   everport-flow send HOST PORT SECONDS [PROGRESS_MS]   TCP; the stream's content is a function of the position.
+//                                                        SIGTERM ends it early, and in order
 //   everport-flow recv PORT [PROGRESS_MS]                one connection; every byte is compared; tells the sender what
 //   came everport-flow ping HOST PORT SECONDS INTERVAL_MS     UDP with sequence numbers, answered by: everport-flow
 //   echo PORT                              until the pinger says it is done, or 60 s without a datagram
@@ -14,6 +15,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -41,6 +43,8 @@ constexpr int kGiveUpMs = 30'000;  // without any progress
 constexpr uint64_t kNoError = ~uint64_t{0};
 constexpr uint64_t kLastDatagram = ~uint64_t{0};  // the pinger has done
 constexpr uint64_t kHello = kLastDatagram - 1;    // is the echo there yet?
+
+volatile sig_atomic_t g_enough = 0;
 
 double Seconds(Clock::duration d) {
   return std::chrono::duration<double>(d).count();
@@ -138,12 +142,13 @@ struct Receipt {
 int Send(const char* host, const char* port, double seconds, int progress_ms) {
   const std::vector<uint8_t> pattern = MakePattern();
   const int fd = Connect(host, port);
+  ::signal(SIGTERM, [](int) { g_enough = 1; });
   Progress progress(progress_ms);
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   bool stuck = false;
-  while (Clock::now() < end) {
+  while (Clock::now() < end && g_enough == 0) {
     if (!WaitFor(fd, POLLOUT, kGiveUpMs)) {
-      stuck = true;
+      stuck = g_enough == 0;
       break;
     }
     const ssize_t n = ::send(fd, pattern.data() + progress.bytes() % kBlock, kChunk, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -107,6 +107,17 @@ class Flow:
                 if left <= 0 or not self._changed.wait(left):
                     raise TimeoutError(f"{self._process.name}: no progress for {timeout} s{self._process.log_tail()}")
 
+    def gap(self, start, end):
+        """Longest time without progress that touches [start, end], in seconds."""
+        with self._changed:
+            times = [at for at, _ in self._progress]
+        return max((b - a for a, b in zip(times, times[1:]) if b >= start and a <= end), default=0.0)
+
+    def finish(self, timeout=40):
+        """Ends a sender early, and in order; the JSON it ended with."""
+        self._process.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
     def wait(self, timeout):
         """The JSON it ended with."""
         self._process.wait(timeout)

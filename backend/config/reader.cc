@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 
 namespace everport::config {
@@ -203,8 +204,10 @@ absl::string_view Nearest(absl::string_view key, absl::Span<const absl::string_v
   if (key.size() > 64) return "";
   absl::string_view best;
   size_t best_distance = std::min<size_t>(3, key.size() / 2 + 1);  // a distance of 3 is no longer a slip
+  const std::string lower = absl::AsciiStrToLower(key);
   for (const absl::string_view candidate : known) {
-    const size_t distance = EditDistance(absl::AsciiStrToLower(key), candidate);
+    const bool shortened = lower.size() >= 3 && absl::StartsWith(candidate, lower);  // max_sleep for max_sleep_us
+    const size_t distance = shortened ? 0 : EditDistance(lower, candidate);
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;

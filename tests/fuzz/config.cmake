@@ -1,0 +1,1 @@
+everport_fuzz(config_fuzz SOURCES config_fuzz.cc DEPS everport_config)

@@ -1,0 +1,61 @@
+// ParseConfig and PortFromJson on arbitrary bytes. The first byte chooses: 'J' a JSON port, anything else TOML (of
+// which it is part). Besides not crashing:
+//   - what is accepted passes the checks again unchanged, and survives the way through JSON;
+//   - what is refused says why, in one line of valid characters.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "backend/config/config.h"
+
+namespace everport {
+namespace {
+
+void Require(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "property does not hold: %s\n", what);
+  std::abort();
+}
+
+void RequireGoodMessage(const absl::Status& status) {
+  Require(!status.message().empty(), "a refusal says why");
+  for (const char c : status.message()) {
+    Require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f, "a refusal is one line without control characters");
+  }
+}
+
+void RequireStable(const PortConfig& port) {
+  PortConfig again = port;
+  Require(CheckPort(again, "port").ok() && again == port, "an accepted port passes the checks unchanged");
+  const auto back = PortFromJson(PortToJson(port));
+  Require(back.ok() && *back == port, "PortFromJson(PortToJson(port)) == port");
+}
+
+void FuzzJson(std::string_view input) {
+  const auto port = PortFromJson(input);
+  if (!port.ok()) return RequireGoodMessage(port.status());
+  RequireStable(*port);
+}
+
+void FuzzToml(std::string_view input) {
+  const auto config = ParseConfig(input, "fuzz.toml");
+  if (!config.ok()) return RequireGoodMessage(config.status());
+  for (const PortConfig& port : config->ports) RequireStable(port);
+  Require(CheckPorts(config->ports).ok(), "accepted ports pass the checks among each other");
+  Require(DiffPorts(config->ports, config->ports) == PortDiff{}, "ports do not differ from themselves");
+}
+
+}  // namespace
+}  // namespace everport
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  if (!input.empty() && input.front() == 'J') {
+    everport::FuzzJson(input.substr(1));
+  } else {
+    everport::FuzzToml(input);
+  }
+  return 0;
+}

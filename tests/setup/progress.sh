@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced. progress WHAT COMMAND…: runs a command that may take long, with a line that says what is done and for how many
 # seconds; its output is shown only if it fails. The line is rewritten in place on a terminal, else printed at start and end.
 # The line goes to stderr. Returns the command's exit status.

@@ -52,7 +52,7 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
 
   rte_eth_conf conf{};
   caps_ = OffloadCaps{};
-  caps_.multi_segment = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  multi_segment_ = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
   caps_.mtu = options.mtu;
   conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
   conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
@@ -106,7 +106,21 @@ uint16_t EthdevEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) 
   return rte_eth_rx_burst(ethdev_id_, queue, frames, n);
 }
 
+// Makes one mbuf of each chain, for a device that takes no chains. A frame too long for one mbuf is freed.
+uint16_t EthdevEndpoint::MakeSingle(rte_mbuf** frames, uint16_t n) {
+  uint16_t kept = 0;
+  for (uint16_t i = 0; i < n; ++i) {
+    if (frames[i]->nb_segs > 1 && rte_pktmbuf_linearize(frames[i]) != 0) {
+      rte_pktmbuf_free(frames[i]);
+    } else {
+      frames[kept++] = frames[i];
+    }
+  }
+  return kept;
+}
+
 uint16_t EthdevEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {
+  if (!multi_segment_) n = MakeSingle(frames, n);
   const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, n);
   if (sent < n) rte_pktmbuf_free_bulk(frames + sent, n - sent);
   return sent;

@@ -47,12 +47,14 @@ class EthdevEndpoint : public Endpoint {
  private:
   EthdevEndpoint(std::string device, std::string eal_name, uint16_t ethdev_id);
   absl::Status Start(const Options& options);
+  static uint16_t MakeSingle(rte_mbuf** frames, uint16_t n);
   absl::Status Failed(const char* what, int error) const;
 
   const std::string device_;
   const std::string eal_name_;
   const uint16_t ethdev_id_;
   uint16_t rx_queues_ = 0, tx_queues_ = 0;
+  bool multi_segment_ = true;
   bool rx_interrupts_ = false;
   int numa_node_ = -1;
   OffloadCaps caps_{};

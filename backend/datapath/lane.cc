@@ -1,5 +1,7 @@
 #include "backend/datapath/lane.h"
 
+#include <rte_arp.h>
+#include <rte_ether.h>
 #include <rte_mbuf.h>
 
 #include <algorithm>
@@ -37,17 +39,46 @@ Lane::Lane(std::string port, std::shared_ptr<GuestEndpoint> guest, std::shared_p
       guest_(std::move(guest)),
       uplink_(std::move(uplink)),
       counters_(std::move(counters)),
+      pool_(pool),
       offload_(pool, indirect_pool) {}
+
+void Lane::Announce(const uint8_t mac[6]) {
+  uint64_t word = uint64_t{1} << 48;
+  for (int i = 0; i < 6; ++i) word |= uint64_t{mac[i]} << (8 * i);
+  announce_.store(word, std::memory_order_release);
+}
+
+void Lane::SendAnnouncement() {
+  const uint64_t word = announce_.exchange(0, std::memory_order_acquire);
+  rte_ether_addr mac;
+  for (int i = 0; i < 6; ++i) mac.addr_bytes[i] = static_cast<uint8_t>(word >> (8 * i));
+  rte_mbuf* frame = rte_net_make_rarp_packet(pool_, &mac);
+  if (!frame || uplink_->Transmit(0, &frame, 1) == 0) LaneCounters::Add(counters_->drops_uplink_full, 1);
+}
 
 unsigned Lane::Poll() {
   unsigned moved = 0;
   const uint16_t guest_queues = guest_->receive_queues();
+  if (!uplink_) {
+    for (uint16_t q = 0; q < guest_queues; ++q) moved += Discard(q);
+    return moved;
+  }
+  if (announce_.load(std::memory_order_relaxed) != 0) SendAnnouncement();
   const uint16_t uplink_queues = uplink_->transmit_queues();
   for (uint16_t q = 0; q < guest_queues; ++q) moved += FromGuest(q, uplink_queues);
   const uint16_t sources = uplink_->receive_queues();
   const uint16_t sinks = sources > 0 ? guest_->transmit_queues() : 0;
   for (uint16_t q = 0; q < sources; ++q) moved += ToGuest(q, sinks);
   return moved;
+}
+
+unsigned Lane::Discard(uint16_t guest_queue) {
+  rte_mbuf* frames[kBurst];
+  const uint16_t n = guest_->Receive(guest_queue, frames, kBurst);
+  if (n == 0) return 0;
+  rte_pktmbuf_free_bulk(frames, n);
+  LaneCounters::Add(counters_->drops_no_path, n);
+  return n;
 }
 
 unsigned Lane::FromGuest(uint16_t guest_queue, uint16_t uplink_queues) {
@@ -68,13 +99,9 @@ unsigned Lane::FromGuest(uint16_t guest_queue, uint16_t uplink_queues) {
   return n;
 }
 
-// The stage counts for its own life, the port for its life.
 void Lane::BookOffloadDrops() {
-  const uint64_t malformed = offload_.malformed(), no_mbufs = offload_.no_mbufs();
-  if (malformed != malformed_booked_) LaneCounters::Add(counters_->drops_malformed, malformed - malformed_booked_);
-  if (no_mbufs != no_mbufs_booked_) LaneCounters::Add(counters_->drops_uplink_full, no_mbufs - no_mbufs_booked_);
-  malformed_booked_ = malformed;
-  no_mbufs_booked_ = no_mbufs;
+  if (const uint64_t n = offload_.TakeMalformed()) LaneCounters::Add(counters_->drops_malformed, n);
+  if (const uint64_t n = offload_.TakeNoMbufs()) LaneCounters::Add(counters_->drops_uplink_full, n);
 }
 
 unsigned Lane::ToGuest(uint16_t uplink_queue, uint16_t guest_queues) {

@@ -151,7 +151,7 @@ unsigned Poller::PollLanes() {
     if (n > 0 && slot.waiting) {
       slot.waiting = false;
       slot.lane->guest().DisarmWake();
-      slot.lane->uplink().DisarmWake();
+      if (slot.lane->uplink()) slot.lane->uplink()->DisarmWake();
     }
     moved += n;
   }
@@ -161,7 +161,8 @@ unsigned Poller::PollLanes() {
 // Turns notification on for every lane that has it off, and looks at lanes whose queues have changed.
 void Poller::PrepareToSleep() {
   for (Slot& slot : slots_) {
-    const uint32_t guest = slot.lane->guest().wake_generation(), uplink = slot.lane->uplink().wake_generation();
+    Endpoint* const far = slot.lane->uplink();
+    const uint32_t guest = slot.lane->guest().wake_generation(), uplink = far ? far->wake_generation() : 0;
     if (guest != slot.guest_generation || uplink != slot.uplink_generation) {
       slot.guest_generation = guest;
       slot.uplink_generation = uplink;
@@ -171,7 +172,7 @@ void Poller::PrepareToSleep() {
     if (slot.waiting) continue;
     slot.waiting = true;
     slot.lane->guest().ArmWake();
-    slot.lane->uplink().ArmWake();
+    if (slot.lane->uplink()) slot.lane->uplink()->ArmWake();
   }
 }
 
@@ -210,7 +211,8 @@ void Poller::Wait() {
 void Poller::Watch(Slot& slot) {
   StopWaiting(slot);
   slot.complete = true;
-  for (auto* endpoint : {&slot.lane->guest(), &slot.lane->uplink()}) {
+  for (Endpoint* endpoint : {&slot.lane->guest(), slot.lane->uplink()}) {
+    if (!endpoint) continue;
     for (Endpoint::WakeFd& wake : endpoint->WakeFds(slot.complete)) {
       epoll_event event{.events = static_cast<uint32_t>(EPOLLIN | (wake.edge ? uint32_t{EPOLLET} : 0u)),
                         .data = {.u64 = 0}};

@@ -1,0 +1,433 @@
+#include "backend/service/service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "backend/base/log.h"
+#include "backend/datapath/eal.h"
+#include "migration/feature_contract.h"
+#include "numa/cpu_list.h"
+
+namespace everport {
+namespace {
+
+constexpr auto kSamplePeriod = std::chrono::seconds(1);
+
+PortSpec SpecOf(const PortConfig& port) {
+  return {port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
+}
+
+}  // namespace
+
+Service::Service(boost::asio::io_context& io, Config config, std::string config_path, absl::Time started)
+    : io_(io),
+      config_(std::move(config)),
+      config_path_(std::move(config_path)),
+      started_(started),
+      store_(config_.daemon.state_dir),
+      sample_timer_(io) {}
+
+Service::~Service() {
+  api_.reset();
+  ports_.clear();  // before the pollers and the pools they use
+}
+
+absl::Status Service::Start() {
+  if (absl::Status status = StartPollers(); !status.ok()) return status;
+  environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
+      io_, pollers_, mempools_, events_,
+      [this](const std::string& name) -> std::shared_ptr<GuestEndpoint> {
+        everport::Port* port = FindPort(name);
+        return port ? port->guest() : nullptr;
+      },
+      [this] { NoteProgress(); }, config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
+  std::error_code error;
+  std::filesystem::create_directories(config_.daemon.run_dir, error);
+  auto api = ApiServer::Listen(io_, *this, config_.daemon.run_dir + "/api.sock");
+  if (!api.ok()) return api.status();
+  api_ = std::move(*api);
+  if (absl::Status status = LoadPorts(); !status.ok()) return status;
+  SampleLater();
+  if (config_.daemon.keeper) {
+    keeper_ = std::make_unique<KeeperClient>(io_, config_.daemon.run_dir + "/keeper.sock", config_.daemon.name, *this);
+    keeper_->Start();
+    if (!keeper_->connected()) {
+      for (const auto& port : ports_) port->Reconcile();
+    }
+  } else {
+    environment_->hold = true;
+    for (const auto& port : ports_) Connect(port->config().name, [](absl::Status) {});
+    ReleaseHold();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Service::StartPollers() {
+  absl::StatusOr<Topology> topology = ReadTopology();
+  if (!topology.ok()) return topology.status();
+  topology_ = std::move(*topology);
+  const std::vector<unsigned>& wanted = config_.daemon.poller_cpus;
+  auto cpus = wanted.empty() ? AutoPollers(topology_, AllowedCpus()) : PinnedPollers(topology_, AllowedCpus(), wanted);
+  if (!cpus.ok()) return cpus.status();
+  EalOptions eal;
+  eal.memory = config_.daemon.memory;
+  std::vector<PollerGroup::Spec> specs;
+  for (const PollerCpus& poller : *cpus) {
+    specs.push_back({FormatCpuList(poller.cpus), poller.node});
+    eal.poller_cpus.push_back(specs.back().cpus);
+  }
+  const absl::Time before = absl::Now();
+  if (absl::Status status = InitEal(eal); !status.ok()) return status;
+  eal_ms_ = absl::ToDoubleMilliseconds(absl::Now() - before);
+  samples_.resize(specs.size());
+  return pollers_.Start(specs, config_.daemon.max_sleep_us);
+}
+
+// The file's ports, then those that the API added earlier. Of the latter one that clashes is left out, not the start.
+absl::Status Service::LoadPorts() {
+  for (const PortConfig& port : config_.ports) Create(port);
+  absl::StatusOr<std::vector<PortConfig>> saved = store_.Load();
+  if (!saved.ok()) {
+    events_.Add("", "config", std::string(saved.status().message()), true);
+    return absl::OkStatus();
+  }
+  for (const PortConfig& port : *saved) {
+    std::vector<PortConfig> together = Configs();
+    together.push_back(port);
+    if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
+      events_.Add(port.name, "config", absl::StrCat("saved port left out: ", std::string(status.message())), true);
+      continue;
+    }
+    Create(port);
+    api_ports_.insert(port.name);
+  }
+  return absl::OkStatus();
+}
+
+everport::Port* Service::FindPort(const std::string& name) const {
+  auto found =
+      std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
+  return found == ports_.end() ? nullptr : found->get();
+}
+
+std::vector<PortConfig> Service::Configs() const {
+  std::vector<PortConfig> configs;
+  for (const auto& port : ports_) configs.push_back(port->config());
+  return configs;
+}
+
+void Service::Create(const PortConfig& port) {
+  // The configuration has been checked: the contract exists.
+  ports_.push_back(std::make_unique<everport::Port>(port, *FindContract(port.contract), *environment_));
+}
+
+void Service::Connect(const std::string& name, Done done) {
+  everport::Port* port = FindPort(name);
+  if (!config_.daemon.keeper) {
+    const absl::Status status = port->Attach(port->config().socket, nullptr);
+    PeersChanged(name);
+    return done(status);
+  }
+  if (!keeper_ || !keeper_->connected()) return done(absl::OkStatus());  // with the keeper's return
+  ++attaching_;
+  environment_->hold = true;
+  keeper_->Send(AddRequest{SpecOf(port->config())}, [this, name, done](absl::StatusOr<KeeperClient::Answer> answer) {
+    AttachFromKeeper(name, std::move(answer), done);
+    if (--attaching_ == 0) ReleaseHold();
+  });
+}
+
+void Service::AttachFromKeeper(const std::string& name, absl::StatusOr<KeeperClient::Answer> answer, const Done& done) {
+  everport::Port* port = FindPort(name);
+  if (!port) return done(absl::CancelledError(absl::StrCat("port ", name, ": removed meanwhile")));
+  absl::Status status = answer.status();
+  if (status.ok()) {
+    std::shared_ptr<IndexPageMap> page = IndexPageMap::Map(answer->fd);
+    status = page ? port->Attach(answer->reply.socket, std::move(page))
+                  : absl::FailedPreconditionError(absl::StrCat(
+                        "port ", name,
+                        ": the keeper's index page is of another version; upgrade keeper and daemon together"));
+    reattached_.insert(name);
+  }
+  if (!status.ok()) {
+    events_.Add(name, "keeper", std::string(status.message()), true);
+    port->OnSession({name, SessionState::kWaiting, std::string(status.message())});
+  }
+  done(status);
+}
+
+// All ports have their sockets: wires are made anew where an end was, and everyone may act.
+void Service::ReleaseHold() {
+  for (const std::string& name : std::exchange(reattached_, {})) PeersChanged(name);
+  environment_->hold = false;
+  for (const auto& port : ports_) port->Reconcile();
+}
+
+void Service::PeersChanged(const std::string& name) {
+  for (const auto& port : ports_) {
+    if (port->config().name != name) port->OnPeerChanged(name);
+  }
+}
+
+void Service::OnKeeperConnected() {
+  events_.Add("", "keeper", "keeper connected");
+  for (const auto& port : ports_) Connect(port->config().name, [](absl::Status) {});
+  TidyKeeper();
+}
+
+// Sessions of ours that nobody wants any more are ended; the others' states are taken over.
+void Service::TidyKeeper() {
+  keeper_->Send(ListRequest{}, [this](absl::StatusOr<KeeperClient::Answer> answer) {
+    if (!answer.ok()) return;  // OnKeeperLost tells
+    sessions_known_ = true;
+    for (const PortSession& session : answer->reply.ports) {
+      if (session.state == SessionState::kRunning) awaited_.insert(session.spec.name);
+      if (everport::Port* port = FindPort(session.spec.name)) {
+        port->OnSession({session.spec.name, session.state, session.reason});
+      } else {
+        events_.Add(session.spec.name, "keeper", "no longer configured: its session is ended", true);
+        keeper_->Send(RemoveRequest{session.spec.name}, [](absl::StatusOr<KeeperClient::Answer>) {});
+      }
+    }
+    NoteProgress();
+  });
+}
+
+// The start has ended when every guest that was running before is served again.
+void Service::NoteProgress() {
+  if (startup_total_ms_ > 0 || environment_->hold || (keeper_ && !sessions_known_)) return;
+  for (const std::string& name : awaited_) {
+    everport::Port* port = FindPort(name);
+    if (port && !port->serving()) return;
+  }
+  startup_total_ms_ = absl::ToDoubleMilliseconds(absl::Now() - started_);
+  double uplinks_ms = 0, replay_ms = 0;
+  for (const auto& port : ports_) {
+    uplinks_ms += port->uplinks_ms();
+    replay_ms = std::max(replay_ms, port->replay_ms());
+  }
+  events_.Add("", "start",
+              absl::StrFormat("started in %.0f ms: EAL %.0f, uplinks %.0f, replay %.0f; %d of %d ports taken over",
+                              startup_total_ms_, eal_ms_, uplinks_ms, replay_ms, awaited_.size(), ports_.size()));
+}
+
+void Service::OnKeeperLost(const std::string& reason) {
+  events_.Add("", "keeper", absl::StrCat("keeper not connected: ", reason), true);
+  // A keeper that died took its sessions along; librte_vhost has seen its sockets close.
+  for (const auto& port : ports_)
+    port->OnSession({port->config().name, SessionState::kWaiting, "keeper not connected"});
+}
+
+void Service::OnSession(const SessionEvent& event) {
+  if (everport::Port* port = FindPort(event.name)) port->OnSession(event);
+}
+
+void Service::OnAnnounce(const AnnounceEvent& event) {
+  uint8_t mac[6];
+  everport::Port* port = FindPort(event.name);
+  if (port && ParseMac(event.mac, mac)) port->Announce(mac);
+}
+
+std::vector<PortView> Service::Ports() const {
+  std::vector<PortView> views;
+  for (const auto& port : ports_) views.push_back(port->View());
+  return views;
+}
+
+absl::StatusOr<PortView> Service::Port(const std::string& name) const {
+  if (everport::Port* port = FindPort(name)) return port->View();
+  return absl::NotFoundError(
+      absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are"));
+}
+
+void Service::AddPort(PortConfig port, Done done) {
+  if (absl::Status status = CheckPort(port, "port " + port.name); !status.ok()) return done(status);
+  if (FindPort(port.name)) {
+    return done(absl::AlreadyExistsError(
+        absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
+  }
+  std::vector<PortConfig> together = Configs();
+  together.push_back(port);
+  if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) return done(status);
+  Create(port);
+  api_ports_.insert(port.name);
+  if (absl::Status status = SaveApiPorts(); !status.ok()) {
+    Drop(port.name);
+    return done(status);
+  }
+  events_.Add(port.name, "config", "added by the API");
+  Connect(port.name, [this, name = port.name, done](absl::Status status) {
+    if (!status.ok()) {
+      Drop(name);
+      (void)SaveApiPorts();  // it could be saved a moment ago; an old entry is reported at the next start
+    }
+    done(status);
+  });
+}
+
+void Service::RemovePort(const std::string& name, Done done) {
+  if (!FindPort(name))
+    return done(absl::NotFoundError(
+        absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
+  if (!api_ports_.count(name)) {
+    return done(absl::FailedPreconditionError(absl::StrCat("port ", name, ": is in the configuration file ",
+                                                           config_path_, "; take it out there and reload")));
+  }
+  Drop(name);
+  events_.Add(name, "config", "removed by the API");
+  done(SaveApiPorts());
+}
+
+// Lets go of the guest, then of the uplinks, then of the session.
+void Service::Drop(const std::string& name) {
+  auto found =
+      std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
+  (*found)->Forget();
+  ports_.erase(found);
+  api_ports_.erase(name);
+  PeersChanged(name);
+  if (keeper_ && keeper_->connected()) {
+    keeper_->Send(RemoveRequest{name}, [this, name](absl::StatusOr<KeeperClient::Answer> answer) {
+      if (!answer.ok()) events_.Add(name, "keeper", std::string(answer.status().message()), true);
+    });
+  }
+}
+
+absl::Status Service::SaveApiPorts() {
+  std::vector<PortConfig> ports;
+  for (const auto& port : ports_) {
+    if (api_ports_.count(port->config().name)) ports.push_back(port->config());
+  }
+  return store_.Save(ports);
+}
+
+void Service::SwitchPath(const std::string& name, int, Done done) {
+  if (!FindPort(name))
+    return done(absl::NotFoundError(
+        absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
+  done(absl::UnimplementedError(
+      absl::StrCat("port ", name, ": switching paths by hand is not available yet in this version")));
+}
+
+void Service::Reload() {
+  absl::StatusOr<Config> next = LoadConfig(config_path_);
+  if (!next.ok())
+    return events_.Add("", "config", absl::StrCat("not reloaded: ", std::string(next.status().message())), true);
+  std::vector<PortConfig> together = next->ports;
+  for (const auto& port : ports_) {
+    if (api_ports_.count(port->config().name)) together.push_back(port->config());
+  }
+  if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
+    return events_.Add("", "config",
+                       absl::StrCat("not reloaded: ", config_path_,
+                                    ": with the ports that the API added: ", std::string(status.message())),
+                       true);
+  }
+  if (next->daemon != config_.daemon)
+    events_.Add("", "config", absl::StrCat(config_path_, ": changes of [daemon] take effect with a restart"), true);
+  Apply(next->ports);
+  config_.ports = std::move(next->ports);
+}
+
+void Service::Apply(const std::vector<PortConfig>& next) {
+  const PortDiff diff = DiffPorts(config_.ports, next);
+  const auto config_of = [&](const std::string& name) {
+    return *std::find_if(next.begin(), next.end(), [&](const PortConfig& port) { return port.name == name; });
+  };
+  for (const std::string& name : diff.removed) Drop(name);
+  for (const std::string& name : diff.session_changed) Drop(name);
+  for (const auto* names : {&diff.session_changed, &diff.added}) {
+    for (const std::string& name : *names) {
+      Create(config_of(name));
+      Connect(name, [](absl::Status) {});
+    }
+  }
+  for (const std::string& name : diff.uplink_changed) FindPort(name)->SetConfig(config_of(name));
+  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+    for (const std::string& name : names) events_.Add(name, "config", what);
+  };
+  tell(diff.removed, "removed by the configuration file");
+  tell(diff.added, "added by the configuration file");
+  tell(diff.session_changed, "changed by the configuration file: its session begins anew");
+  tell(diff.uplink_changed, "uplinks changed by the configuration file");
+  events_.Add("", "config",
+              absl::StrCat("reloaded: ", diff.added.size(), " added, ", diff.removed.size(), " removed, ",
+                           diff.session_changed.size() + diff.uplink_changed.size(), " changed"));
+}
+
+std::vector<PollerView> Service::Pollers() const {
+  std::vector<PollerView> views;
+  for (const auto& poller : pollers_.pollers()) {
+    const PollerCounters& counters = poller->counters();
+    const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    PollerView view;
+    view.index = poller->index();
+    view.cpus = poller->cpus();
+    view.numa_node = poller->numa_node();
+    view.ports = poller->lanes();
+    view.busy_ratio = samples_[poller->index()].busy;
+    view.loops = load(counters.loops);
+    view.sleeps = load(counters.sleeps);
+    view.wakeups = load(counters.wakeups);
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+std::vector<PlacementRow> Service::Placement() const {
+  std::vector<PlacementRow> rows;
+  for (const auto& port : ports_) rows.push_back(port->Placement());
+  return rows;
+}
+
+HealthView Service::Health() const {
+  HealthView health;
+  health.keeper = !keeper_ ? "off" : keeper_->connected() ? "connected" : "not connected: " + keeper_->trouble();
+  health.ready = !keeper_ || keeper_->connected();
+  if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
+  if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
+    health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
+  for (const auto& port : ports_) {
+    const PortView view = port->View();
+    for (size_t i = 0; i < view.uplinks.size(); ++i) {
+      if (!view.uplinks[i].error.empty())
+        health.problems.push_back(absl::StrCat("port ", view.config.name, ": uplink ", i, ": ", view.uplinks[i].error));
+    }
+    health.startup.uplinks_ms += port->uplinks_ms();
+    health.startup.replay_ms = std::max(health.startup.replay_ms, port->replay_ms());
+  }
+  health.startup.eal_ms = eal_ms_;
+  health.startup.total_ms = startup_total_ms_;
+  return health;
+}
+
+std::string Service::Summary() const {
+  const auto running = std::count_if(ports_.begin(), ports_.end(), [](const auto& port) { return port->serving(); });
+  return absl::StrCat(ports_.size(), " ports, ", running, " running");
+}
+
+void Service::SampleLater() {
+  sample_timer_.expires_after(kSamplePeriod);
+  sample_timer_.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    Sample();
+    SampleLater();
+  });
+}
+
+void Service::Sample() {
+  const absl::Time now = absl::Now();
+  const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));
+  for (const auto& poller : pollers_.pollers()) {
+    PollerSample& sample = samples_[poller->index()];
+    const uint64_t slept = poller->counters().slept_ns.load(std::memory_order_relaxed);
+    sample.busy = std::clamp(1.0 - static_cast<double>(slept - sample.slept_ns) / period_ns, 0.0, 1.0);
+    sample.slept_ns = slept;
+  }
+}
+
+}  // namespace everport

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "backend/api/http_server.h"
+#include "backend/api/service_api.h"
+#include "backend/config/config.h"
+#include "backend/datapath/mempools.h"
+#include "backend/datapath/poller_group.h"
+#include "backend/service/event_log.h"
+#include "backend/service/keeper_client.h"
+#include "backend/service/port.h"
+#include "backend/service/state_store.h"
+#include "numa/topology.h"
+
+namespace everport {
+
+// The daemon: the port table and all that it stands on. Everything runs on the control thread, which is the one that
+// runs io; the pollers are its only other threads.
+class Service : public ServiceApi, private KeeperClient::Listener {
+ public:
+  // config: of config_path, which Reload reads again. started: when the process began, for the start-up figures.
+  Service(boost::asio::io_context& io, Config config, std::string config_path, absl::Time started);
+  ~Service() override;
+
+  // EAL, pollers, API, keeper, ports. What concerns one port alone does not fail the start: the port says so.
+  absl::Status Start();
+  // Reads the configuration file again and applies the difference to the ports it concerns. With a bad file nothing
+  // changes, and the event says what is wrong.
+  void Reload();
+  // A word for systemd and for people: "64 ports, 60 running".
+  std::string Summary() const;
+
+  // ServiceApi
+  const DaemonConfig& daemon_config() const override { return config_.daemon; }
+  std::vector<PortView> Ports() const override;
+  absl::StatusOr<PortView> Port(const std::string& name) const override;
+  void AddPort(PortConfig port, Done done) override;
+  void RemovePort(const std::string& name, Done done) override;
+  void SwitchPath(const std::string& name, int uplink_index, Done done) override;
+  std::vector<PollerView> Pollers() const override;
+  std::vector<PlacementRow> Placement() const override;
+  HealthView Health() const override;
+  std::vector<EventView> RecentEvents() const override { return events_.Recent(); }
+  int SubscribeEvents(std::function<void(const EventView&)> listener) override {
+    return events_.Subscribe(std::move(listener));
+  }
+  void UnsubscribeEvents(int id) override { events_.Unsubscribe(id); }
+
+ private:
+  struct PollerSample {
+    uint64_t slept_ns = 0;
+    double busy = 0;
+  };
+
+  void OnKeeperConnected() override;
+  void OnKeeperLost(const std::string& reason) override;
+  void OnSession(const SessionEvent& event) override;
+  void OnAnnounce(const AnnounceEvent& event) override;
+
+  absl::Status StartPollers();
+  absl::Status LoadPorts();
+  everport::Port* FindPort(const std::string& name) const;
+  void Create(const PortConfig& port);
+  // Gives the port its socket: from the keeper, or QEMU's. done may come at once.
+  void Connect(const std::string& name, Done done);
+  void AttachFromKeeper(const std::string& name, absl::StatusOr<KeeperClient::Answer> answer, const Done& done);
+  void Drop(const std::string& name);
+  void PeersChanged(const std::string& name);
+  void ReleaseHold();
+  void TidyKeeper();
+  void NoteProgress();
+  void Apply(const std::vector<PortConfig>& next);
+  std::vector<PortConfig> Configs() const;
+  absl::Status SaveApiPorts();
+  void SampleLater();
+  void Sample();
+
+  boost::asio::io_context& io_;
+  Config config_;  // of the file
+  const std::string config_path_;
+  const absl::Time started_;
+  StateStore store_;
+  EventLog events_;
+  Topology topology_;
+  double eal_ms_ = 0;
+  bool sessions_known_ = false;    // the keeper has listed them
+  std::set<std::string> awaited_;  // sessions that were running when we started
+  double startup_total_ms_ = 0;    // until the first time that no session waited for us
+
+  Mempools mempools_;
+  PollerGroup pollers_;
+  std::unique_ptr<PortEnvironment> environment_;
+  std::vector<std::unique_ptr<everport::Port>> ports_;  // configuration order, then the API's
+  std::set<std::string> api_ports_;                     // those that the API added
+  std::unique_ptr<KeeperClient> keeper_;
+  int attaching_ = 0;  // `add` requests without an answer yet
+  std::set<std::string> reattached_;
+  std::unique_ptr<ApiServer> api_;
+
+  boost::asio::steady_timer sample_timer_;
+  absl::Time sampled_ = absl::Now();
+  std::vector<PollerSample> samples_;
+};
+
+}  // namespace everport

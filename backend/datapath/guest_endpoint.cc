@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 
 #include "backend/base/log.h"
 #include "backend/datapath/journal_scan.h"
@@ -179,6 +180,19 @@ std::vector<Endpoint::WakeFd> GuestEndpoint::WakeFds(bool& complete) {
     }
   }
   return fds;
+}
+
+bool GuestEndpoint::Owns(uintptr_t address) const {
+  const int vid = vid_.load(std::memory_order_acquire);
+  rte_vhost_memory* memory = nullptr;
+  if (vid < 0 || rte_vhost_get_mem_table(vid, &memory) != 0) return false;
+  bool owns = false;
+  for (uint32_t i = 0; i < memory->nregions; ++i) {
+    const uint64_t start = memory->regions[i].host_user_addr;
+    owns = owns || (address >= start && address - start < memory->regions[i].size);
+  }
+  free(memory);
+  return owns;
 }
 
 void GuestEndpoint::OnConnection(bool connected) {

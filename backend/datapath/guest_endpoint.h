@@ -64,6 +64,8 @@ class GuestEndpoint : public Endpoint {
   uint64_t features() const { return features_.load(std::memory_order_acquire); }
   uint32_t enabled_vrings() const { return enabled_.load(std::memory_order_acquire); }
   uint64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
+  // Whether this address of ours is in the guest's memory.
+  bool Owns(uintptr_t address) const;
   // An address in the guest's first ring, to ask the kernel for its node; nullptr when there is none.
   const void* ring_address() const { return ring_address_.load(std::memory_order_acquire); }
 

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
 #include "backend/datapath/eal.h"
+#include "backend/datapath/memory_guard.h"
 #include "migration/feature_contract.h"
 #include "numa/cpu_list.h"
 
@@ -80,6 +81,7 @@ absl::Status Service::StartPollers() {
     specs.push_back({FormatCpuList(poller.cpus), poller.node});
     eal.poller_cpus.push_back(specs.back().cpus);
   }
+  if (absl::Status status = InstallMemoryGuard(); !status.ok()) return status;
   const absl::Time before = absl::Now();
   if (absl::Status status = InitEal(eal); !status.ok()) return status;
   eal_ms_ = absl::ToDoubleMilliseconds(absl::Now() - before);
@@ -419,7 +421,20 @@ void Service::SampleLater() {
   });
 }
 
+// Whose memory the guard had to patch.
+void Service::CheckMemoryGuard() {
+  for (const uintptr_t address : TakeMemoryGuardHits()) {
+    for (const auto& port : ports_) {
+      if (!port->guest() || !port->guest()->Owns(address)) continue;
+      events_.Add(
+          port->config().name, "memory",
+          "the front-end has shortened its memory file under us; its rings hold zeros there until it reconnects", true);
+    }
+  }
+}
+
 void Service::Sample() {
+  CheckMemoryGuard();
   const absl::Time now = absl::Now();
   const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));
   for (const auto& poller : pollers_.pollers()) {

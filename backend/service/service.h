@@ -83,6 +83,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   absl::Status SaveApiPorts();
   void SampleLater();
   void Sample();
+  void CheckMemoryGuard();
 
   boost::asio::io_context& io_;
   Config config_;  // of the file

@@ -182,8 +182,10 @@ TEST(JournalScanTest, RandomRingsStayWithinBounds) {
 
 // The guest rewrites flags while we scan, so that every descriptor is available in either round and goes on.
 TEST(JournalScanTest, EndsWhileTheGuestChasesIt) {
-  for (const uint16_t extra : {uint16_t{0}, kPackedNext}) {
-    std::vector<PackedDesc> ring(4);
+  constexpr uint16_t kSize = 64;
+  enum class Next { kNone, kAll, kLast };
+  for (const Next next : {Next::kNone, Next::kAll, Next::kLast}) {
+    std::vector<PackedDesc> ring(kSize);  // several cache lines, so that a scan sees them change
     std::atomic<bool> started{false}, stop{false};
     std::thread guest([&] {
       started.store(true);
@@ -191,17 +193,19 @@ TEST(JournalScanTest, EndsWhileTheGuestChasesIt) {
       for (uint16_t flags = kPackedAvail; !stop.load(std::memory_order_relaxed); flags ^= kPackedAvail | kPackedUsed) {
         for (PackedDesc& desc : ring) {
           using Word [[gnu::may_alias]] = uint64_t;
-          __atomic_store_n(reinterpret_cast<Word*>(&desc.len), uint64_t{static_cast<uint16_t>(flags | extra)} << 48,
+          const bool chained = next == Next::kAll || (next == Next::kLast && &desc == &ring.back());
+          __atomic_store_n(reinterpret_cast<Word*>(&desc.len), uint64_t{flags} << 48 | uint64_t{chained} << 48,
                            __ATOMIC_RELEASE);
         }
       }
     });
     started.wait(false);
     for (int round = 0; round < 200000; ++round) {
-      IndexPageChain chains[64];
+      IndexPageChain chains[4 * kSize];
       unsigned slots = 0;
-      for (unsigned i = 0, n = ScanChains(ring.data(), 4, kWrapSet, chains, 64); i < n; ++i) slots += chains[i].slots;
-      EXPECT_LE(slots, 4u);
+      for (unsigned i = 0, n = ScanChains(ring.data(), kSize, kWrapSet, chains, 4 * kSize); i < n; ++i)
+        slots += chains[i].slots;
+      EXPECT_LE(slots, kSize);
     }
     stop.store(true, std::memory_order_relaxed);
     guest.join();

@@ -16,71 +16,71 @@
 namespace everport {
 
 struct PathView {
-  int index = -1;            // into uplinks; -1: none is active
-  std::string kind;          // "tap"
-  std::string mode;          // "relay" | "offload"
-  std::string reason;        // why this one, in a few words: "first choice", "uplink 0 (vf 0000:3b:02.1): no such device"
+  int index = -1;      // into uplinks; -1: none is active
+  std::string kind;    // "tap"
+  std::string mode;    // "relay" | "offload"
+  std::string reason;  // why this one, in a few words: "first choice", "uplink 0 (vf 0000:3b:02.1): no such device"
 };
 
 struct UplinkView {
   UplinkConfig config;
-  std::string state;         // "active" | "standby" | "failed"
-  std::string error;         // of the last attempt to open it; empty if none
+  std::string state;  // "active" | "standby" | "failed"
+  std::string error;  // of the last attempt to open it; empty if none
 };
 
 struct QueueView {
   unsigned pair = 0;
-  bool rx_enabled = false, tx_enabled = false;   // as the guest set them
+  bool rx_enabled = false, tx_enabled = false;  // as the guest set them
   uint64_t rx_packets = 0, tx_packets = 0;
 };
 
 struct PortView {
   PortConfig config;
-  std::string state;         // "waiting" | "connected" | "running"
-  std::string reason;        // what it waits for, or what went wrong last; empty if nothing
+  std::string state;   // "waiting" | "connected" | "running"
+  std::string reason;  // what it waits for, or what went wrong last; empty if nothing
   PathView path;
   std::vector<UplinkView> uplinks;
   std::vector<QueueView> queues;
   // Towards the guest is rx, from the guest tx, as the guest names them. Drops by cause.
   uint64_t rx_packets = 0, tx_packets = 0, rx_bytes = 0, tx_bytes = 0;
-  uint64_t drops = 0;                 // sum of the following
-  uint64_t drops_guest_ring_full = 0; // no room in the guest's receive ring
-  uint64_t drops_uplink_full = 0;     // the uplink took no more
-  uint64_t drops_malformed = 0;       // frames from the guest that cannot be sent as it asked (offload lies, lengths)
-  uint64_t drops_no_path = 0;         // no uplink was active
-  int numa_node = -1;                 // where the guest's rings lie; -1 unknown
-  int poller = -1;                    // poller index; -1: not polled now
+  uint64_t drops = 0;                  // sum of the following
+  uint64_t drops_guest_ring_full = 0;  // no room in the guest's receive ring
+  uint64_t drops_uplink_full = 0;      // the uplink took no more
+  uint64_t drops_malformed = 0;        // frames from the guest that cannot be sent as it asked (offload lies, lengths)
+  uint64_t drops_no_path = 0;          // no uplink was active
+  int numa_node = -1;                  // where the guest's rings lie; -1 unknown
+  int poller = -1;                     // poller index; -1: not polled now
   uint64_t negotiated_features = 0;
   bool packed = false;
-  uint64_t sessions = 0;              // front-end sessions since the daemon started
-  uint64_t replays = 0;               // times a session was taken over from the keeper
+  uint64_t sessions = 0;  // front-end sessions since the daemon started
+  uint64_t replays = 0;   // times a session was taken over from the keeper
 };
 
 struct PollerView {
   int index = 0;
-  std::string cpus;          // "2" or "0-1"
+  std::string cpus;  // "2" or "0-1"
   int numa_node = -1;
   unsigned ports = 0;
-  double busy_ratio = 0;     // of time not asleep, over the last second
+  double busy_ratio = 0;  // of time not asleep, over the last second
   uint64_t loops = 0, sleeps = 0, wakeups = 0;
 };
 
 struct PlacementRow {
   std::string port;
-  int guest_node = -1;       // where the kernel says the guest's ring pages are
+  int guest_node = -1;  // where the kernel says the guest's ring pages are
   int mempool_node = -1;
   int poller = -1;
   int poller_node = -1;
-  std::string note;          // "local", or what is remote and why
+  std::string note;  // "local", or what is remote and why
 };
 
-struct StartupView {         // milliseconds of the last start, for the operator who asks why it took so long
+struct StartupView {  // milliseconds of the last start, for the operator who asks why it took so long
   double eal_ms = 0, uplinks_ms = 0, replay_ms = 0, total_ms = 0;
 };
 
 struct HealthView {
-  bool ready = false;        // control loop and pollers alive, keeper connected (or keeper = false)
-  std::string keeper;        // "connected" | "not connected: …" | "off"
+  bool ready = false;                 // control loop and pollers alive, keeper connected (or keeper = false)
+  std::string keeper;                 // "connected" | "not connected: …" | "off"
   std::vector<std::string> problems;  // one line each, with the mend
   StartupView startup;
 };
@@ -88,8 +88,8 @@ struct HealthView {
 struct EventView {
   uint64_t id = 0;
   int64_t time_unix_us = 0;
-  std::string port;          // empty: the daemon itself
-  std::string type;          // "state", "path", "config", "keeper", …
+  std::string port;  // empty: the daemon itself
+  std::string type;  // "state", "path", "config", "keeper", …
   std::string message;
 };
 
@@ -99,15 +99,16 @@ class ServiceApi {
 
   virtual ~ServiceApi() = default;
   virtual const DaemonConfig& daemon_config() const = 0;
-  virtual std::vector<PortView> Ports() const = 0;                              // by configuration order
-  virtual absl::StatusOr<PortView> Port(const std::string& name) const = 0;     // NotFound
-  virtual void AddPort(PortConfig port, Done done) = 0;                         // AlreadyExists, InvalidArgument, …
-  virtual void RemovePort(const std::string& name, Done done) = 0;              // NotFound
-  virtual void SwitchPath(const std::string& name, int uplink_index, Done done) = 0;  // NotFound, OutOfRange, Unimplemented
+  virtual std::vector<PortView> Ports() const = 0;                           // by configuration order
+  virtual absl::StatusOr<PortView> Port(const std::string& name) const = 0;  // NotFound
+  virtual void AddPort(PortConfig port, Done done) = 0;                      // AlreadyExists, InvalidArgument, …
+  virtual void RemovePort(const std::string& name, Done done) = 0;           // NotFound
+  virtual void SwitchPath(const std::string& name, int uplink_index,
+                          Done done) = 0;  // NotFound, OutOfRange, Unimplemented
   virtual std::vector<PollerView> Pollers() const = 0;
   virtual std::vector<PlacementRow> Placement() const = 0;
   virtual HealthView Health() const = 0;
-  virtual std::vector<EventView> RecentEvents() const = 0;                      // oldest first, the last 1024
+  virtual std::vector<EventView> RecentEvents() const = 0;  // oldest first, the last 1024
   // Calls listener for each event from now on, on the control thread, until Unsubscribe(id).
   virtual int SubscribeEvents(std::function<void(const EventView&)> listener) = 0;
   virtual void UnsubscribeEvents(int id) = 0;

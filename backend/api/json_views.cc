@@ -1,0 +1,155 @@
+#include "backend/api/json_views.h"
+
+#include <boost/json/array.hpp>
+#include <boost/json/value_from.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "backend/vhost_user/message.h"
+
+namespace everport {
+namespace {
+
+using boost::json::array;
+using boost::json::object;
+
+std::string Hex(uint64_t value) {
+  return absl::StrCat("0x", absl::Hex(value));
+}
+
+object FeatureSet(uint64_t bits, const std::vector<std::string>& names) {
+  return {{"hex", Hex(bits)}, {"names", boost::json::value_from(names)}};
+}
+
+std::string ProtocolFeatureName(unsigned bit) {
+  switch (bit) {
+    case vhost_user::kProtocolMq:
+      return "MQ";
+    case vhost_user::kProtocolLogShmfd:
+      return "LOG_SHMFD";
+    case vhost_user::kProtocolRarp:
+      return "RARP";
+    case vhost_user::kProtocolReplyAck:
+      return "REPLY_ACK";
+    case vhost_user::kProtocolMtu:
+      return "MTU";
+    case vhost_user::kProtocolBackendReq:
+      return "BACKEND_REQ";
+    case vhost_user::kProtocolConfig:
+      return "CONFIG";
+    case vhost_user::kProtocolInflightShmfd:
+      return "INFLIGHT_SHMFD";
+    case vhost_user::kProtocolResetDevice:
+      return "RESET_DEVICE";
+    case vhost_user::kProtocolConfigureMemSlots:
+      return "CONFIGURE_MEM_SLOTS";
+    case vhost_user::kProtocolStatus:
+      return "STATUS";
+    default:
+      return absl::StrCat("bit ", bit);
+  }
+}
+
+std::vector<std::string> ProtocolFeatureNames(uint64_t bits) {
+  std::vector<std::string> names;
+  for (unsigned bit = 0; bit < 64; ++bit) {
+    if (bits >> bit & 1) names.push_back(ProtocolFeatureName(bit));
+  }
+  return names;
+}
+
+array UplinksJson(const std::vector<UplinkView>& uplinks) {
+  array list;
+  for (const UplinkView& uplink : uplinks) {
+    const std::string_view kind = UplinkKindName(uplink.config.kind);
+    list.push_back(object{{"kind", boost::json::string(kind.data(), kind.size())},
+                          {"device", uplink.config.device},
+                          {"bridge", uplink.config.bridge},
+                          {"state", uplink.state},
+                          {"error", uplink.error}});
+  }
+  return list;
+}
+
+array QueuesJson(const std::vector<QueueView>& queues) {
+  array list;
+  for (const QueueView& queue : queues) {
+    list.push_back(object{{"pair", queue.pair},
+                          {"rx_enabled", queue.rx_enabled},
+                          {"tx_enabled", queue.tx_enabled},
+                          {"rx_packets", queue.rx_packets},
+                          {"tx_packets", queue.tx_packets}});
+  }
+  return list;
+}
+
+}  // namespace
+
+object PortJson(const PortView& port) {
+  return {{"name", port.config.name},
+          {"state", port.state},
+          {"reason", port.reason},
+          {"path", object{{"index", port.path.index},
+                          {"kind", port.path.kind},
+                          {"mode", port.path.mode},
+                          {"reason", port.path.reason}}},
+          {"rx_packets", port.rx_packets},
+          {"tx_packets", port.tx_packets},
+          {"rx_bytes", port.rx_bytes},
+          {"tx_bytes", port.tx_bytes},
+          {"drops", port.drops},
+          {"drops_by_cause", object{{"guest_ring_full", port.drops_guest_ring_full},
+                                    {"uplink_full", port.drops_uplink_full},
+                                    {"malformed", port.drops_malformed},
+                                    {"no_path", port.drops_no_path}}},
+          {"numa_node", port.numa_node},
+          {"poller", port.poller},
+          {"socket", port.config.socket},
+          {"mac", port.config.mac},
+          {"queue_pairs", port.config.queue_pairs},
+          {"mtu", port.config.mtu},
+          {"contract", port.config.contract},
+          {"failback_delay_ms", port.config.failback_delay_ms},
+          {"uplinks", UplinksJson(port.uplinks)},
+          {"queues", QueuesJson(port.queues)},
+          {"features", FeatureSet(port.negotiated_features, FeatureNames(port.negotiated_features))},
+          {"packed", port.packed},
+          {"sessions", port.sessions},
+          {"replays", port.replays}};
+}
+
+object PlacementJson(const PlacementRow& row) {
+  return {{"port", row.port},     {"guest_node", row.guest_node},   {"mempool_node", row.mempool_node},
+          {"poller", row.poller}, {"poller_node", row.poller_node}, {"note", row.note}};
+}
+
+object HealthJson(const HealthView& health, const DaemonConfig& daemon) {
+  return {{"ready", health.ready},
+          {"daemon", daemon.name},
+          {"version", EVERPORT_VERSION},
+          {"keeper", health.keeper},
+          {"problems", boost::json::value_from(health.problems)},
+          {"startup", object{{"eal_ms", health.startup.eal_ms},
+                             {"uplinks_ms", health.startup.uplinks_ms},
+                             {"replay_ms", health.startup.replay_ms},
+                             {"total_ms", health.startup.total_ms}}}};
+}
+
+object EventJson(const EventView& event) {
+  return {{"id", event.id},
+          {"time_unix_us", event.time_unix_us},
+          {"port", event.port},
+          {"type", event.type},
+          {"message", event.message}};
+}
+
+object ContractJson(const FeatureContract& contract) {
+  return {
+      {"name", contract.name},
+      {"features", FeatureSet(contract.features, FeatureNames(contract.features))},
+      {"protocol_features", FeatureSet(contract.protocol_features, ProtocolFeatureNames(contract.protocol_features))},
+      {"max_mtu", contract.max_mtu},
+      {"max_queue_pairs", contract.max_queue_pairs},
+      {"max_ring_size", contract.max_ring_size}};
+}
+
+}  // namespace everport

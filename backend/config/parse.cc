@@ -21,7 +21,7 @@ constexpr size_t kMaxFile = 1 << 20;  // bytes
 constexpr size_t kMaxLine = 4096;  // bytes
 constexpr int kMaxDepth = 16;      // tables within tables; the deepest key has 3
 
-// Turns a TOML tree into the JSON one that Table reads, noting each key's line.
+// Turns a TOML tree into the JSON one that Table reads, noting each value's line (TOML has it on its key's).
 class Converter {
  public:
   explicit Converter(Source& source) : source_(source) {}
@@ -59,10 +59,7 @@ class Converter {
   boost::json::value ConvertTable(const toml::table& table, const std::string& path, int depth) {
     boost::json::object object;
     for (auto&& [key, value] : table) {
-      const std::string full = Join(path, View(key.str()));
-      object[key.str()] = Convert(value, full, depth + 1);
-      // The value's place is that of its text; the key's is what an editor should jump to.
-      if (key.source().begin.line > 0 && !value.is_array_of_tables()) source_.SetLine(full, key.source().begin.line);
+      object[key.str()] = Convert(value, Join(path, View(key.str())), depth + 1);
     }
     return object;
   }

@@ -11,7 +11,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
+uint64_t Bit(unsigned bit) {
+  return uint64_t{1} << bit;
+}
 
 // A published contract never changes. If this test fails, add a new contract ("everport-2") instead.
 TEST(FeatureContract, PublishedContractsAreFrozen) {
@@ -49,10 +51,10 @@ TEST(FeatureContract, EveryContractCanMigrateAndFitsOurLimits) {
 
 // Virtio 1.2, 5.1.3.1: which feature needs which.
 TEST(FeatureContract, EveryContractKeepsVirtiosFeatureDependencies) {
-  const std::pair<unsigned, unsigned> needs[] = {
-      {kNetGuestTso4, kNetGuestCsum}, {kNetGuestTso6, kNetGuestCsum}, {kNetHostTso4, kNetCsum},
-      {kNetHostTso6, kNetCsum},       {kNetCtrlRx, kNetCtrlVq},       {kNetGuestAnnounce, kNetCtrlVq},
-      {kNetMq, kNetCtrlVq},           {kRingPacked, kVersion1}};
+  const std::pair<unsigned, unsigned> needs[] = {{kNetGuestTso4, kNetGuestCsum}, {kNetGuestTso6, kNetGuestCsum},
+                                                 {kNetHostTso4, kNetCsum},       {kNetHostTso6, kNetCsum},
+                                                 {kNetCtrlRx, kNetCtrlVq},       {kNetGuestAnnounce, kNetCtrlVq},
+                                                 {kNetMq, kNetCtrlVq},           {kRingPacked, kVersion1}};
   for (const std::string& name : ContractNames()) {
     const uint64_t features = FindContract(name)->features;
     for (const auto& [feature, needed] : needs) {

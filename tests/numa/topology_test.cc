@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
+
 namespace everport {
 namespace {
 
@@ -34,13 +36,21 @@ class TopologyTest : public ::testing::Test {
 
 const Topology kTwoNodes{{{0, {0, 1}}, {1, {2, 3}}}};
 
-TEST_F(TopologyTest, ReadsNodesInOrderOfTheirNumbers) {
-  Write("cpu/online", "0-4\n");
-  Write("node/node10/cpulist", "4\n");
-  Write("node/node2/cpulist", "2-3\n");
+TEST_F(TopologyTest, ReadsNodesAndTheirCpus) {
+  Write("cpu/online", "0-3\n");
   Write("node/node0/cpulist", "0-1\n");
+  Write("node/node1/cpulist", "2-3\n");
   Write("node/possible", "0-10\n");
-  EXPECT_EQ(*ReadTopology(root_), (Topology{{{0, {0, 1}}, {2, {2, 3}}, {10, {4}}}}));
+  EXPECT_EQ(*ReadTopology(root_), kTwoNodes);
+}
+
+// A folder lists its entries in any order.
+TEST_F(TopologyTest, NodesAreInOrderOfTheirNumbers) {
+  Write("cpu/online", "0\n");
+  for (int i = 0; i < 32; ++i) Write(absl::StrCat("node/node", i * 7 % 32, "/cpulist"), "\n");
+  const auto topology = ReadTopology(root_);
+  ASSERT_EQ(topology->nodes.size(), 32u);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(topology->nodes[i].id, i);
 }
 
 TEST_F(TopologyTest, WithoutNodeFoldersAllOnlineCpusAreNodeZero) {

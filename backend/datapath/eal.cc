@@ -99,10 +99,14 @@ absl::Status InitEal(const EalOptions& options) {
   std::vector<std::string> lcores = {absl::StrCat("0@(0-", sysconf(_SC_NPROCESSORS_CONF) - 1, ")")};
   for (size_t i = 0; i < options.poller_cpus.size(); ++i)
     lcores.push_back(absl::StrCat(i + 1, "@(", options.poller_cpus[i], ")"));
-  std::vector<std::string> args = {"everportd",      "--in-memory",    "--no-telemetry", "--no-pci",
-                                   "--main-lcore=0", "--iova-mode=va", "--lcores",       absl::StrJoin(lcores, ",")};
-  if (!g_hugepages) {
-    args.insert(args.end(), {"--no-huge", "-m", absl::StrCat(OrdinaryMib())});
+  std::vector<std::string> args = {
+      "everportd", "--no-telemetry",          "--no-pci", "--main-lcore=0", "--iova-mode=va",
+      "--lcores",  absl::StrJoin(lcores, ",")};
+  // Neither leaves files behind or sees another DPDK process.
+  if (g_hugepages) {
+    args.push_back("--in-memory");
+  } else {
+    args.insert(args.end(), {"--no-huge", "--no-shconf", "--file-prefix=everport", "-m", absl::StrCat(OrdinaryMib())});
   }
   RouteLogs();
   rte_log_set_global_level(spdlog::get_level() <= spdlog::level::debug ? RTE_LOG_INFO : RTE_LOG_WARNING);

@@ -54,7 +54,9 @@ absl::Status Service::Start() {
   if (absl::Status status = LoadPorts(); !status.ok()) return status;
   SampleLater();
   if (config_.daemon.keeper) {
-    keeper_ = std::make_unique<KeeperClient>(io_, config_.daemon.run_dir + "/keeper.sock", config_.daemon.name, *this);
+    KeeperClient::Listener& listener = *this;  // a private base, so named here
+    keeper_ =
+        std::make_unique<KeeperClient>(io_, config_.daemon.run_dir + "/keeper.sock", config_.daemon.name, listener);
     keeper_->Start();
     if (!keeper_->connected()) {
       for (const auto& port : ports_) port->Reconcile();

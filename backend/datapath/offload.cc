@@ -108,8 +108,8 @@ int CheckIp(rte_mbuf* frame, const Headers& h) {
   return ip->proto;
 }
 
-// librte_vhost checks some of this when it parses the guest's frame, but not IHL or the TCP data offset being too
-// small, nor the IP version, fragments and lengths; and it does not tell frames of a second tag or a tunnel from lies.
+// librte_vhost checks some of this when it parses the guest's frame, but takes an IHL or a TCP data offset that is too
+// small as it is, and looks at neither the IP version nor fragments nor lengths.
 bool Parse(rte_mbuf* frame, Headers& h) {
   const uint64_t flags = frame->ol_flags;
   const uint64_t family = flags & (RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IPV6);

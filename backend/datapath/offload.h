@@ -3,6 +3,8 @@
 // Software checksums and TCP segmentation: what a guest asked of "the NIC" and the receiver cannot do itself.
 // Input is what rte_vhost_dequeue_burst leaves in legacy mode (registered without NET_COMPLIANT_OL_FLAGS): one or no
 // VLAN tag, RTE_MBUF_F_TX_* flags and header lengths from the frame's own bytes, so from a guest that may lie.
+// A request that librte_vhost cannot match with the frame (csum_start behind two VLAN tags, IPv6 extension headers or
+// inner headers) is lost before it comes here: that frame looks like one that asks for nothing.
 //
 // IPv4 TSO is librte_gso's plus checksums, IPv6 TSO is segment.h's (librte_gso has none). One stage belongs to one
 // poller.

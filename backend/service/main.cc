@@ -18,6 +18,8 @@
 namespace everport {
 namespace {
 
+constexpr int kExitConfig = 78;  // sysexits.h, EX_CONFIG: the unit does not restart after it
+
 struct Arguments {
   std::string config = "/etc/everport/everport.toml";
   std::string log_level;
@@ -52,7 +54,7 @@ int Run(const Arguments& arguments, absl::Time started) {
   absl::StatusOr<Config> config = LoadConfig(arguments.config);
   if (!config.ok()) {
     std::fprintf(stderr, "everportd: %s\n", std::string(config.status().message()).c_str());
-    return 1;
+    return kExitConfig;
   }
   if (arguments.check) {
     std::printf("%s: %zu ports, no errors\n", arguments.config.c_str(), config->ports.size());

@@ -1,0 +1,69 @@
+#include "backend/service/state_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace everport {
+namespace {
+
+using ::testing::HasSubstr;
+
+class StateStoreTest : public ::testing::Test {
+ protected:
+  StateStoreTest() {
+    std::string path = ::testing::TempDir() + "state_store_XXXXXX";
+    dir_ = mkdtemp(path.data());
+  }
+  ~StateStoreTest() override { std::filesystem::remove_all(dir_); }
+
+  void Write(const std::string& text) { std::ofstream(dir_ + "/ports.json") << text; }
+  static PortConfig Port(const std::string& name) {
+    PortConfig port;
+    port.name = name;
+    port.socket = "/run/" + name + ".sock";
+    port.mac = "52:54:00:00:00:01";
+    port.uplinks = {{UplinkKind::kTap, "ep-" + name, "br0"}};
+    return port;
+  }
+
+  std::string dir_;
+};
+
+TEST_F(StateStoreTest, NoFileIsNoPorts) {
+  const auto ports = StateStore(dir_).Load();
+  ASSERT_TRUE(ports.ok()) << ports.status();
+  EXPECT_TRUE(ports->empty());
+}
+
+TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
+  const StateStore store(dir_ + "/deep/er");
+  ASSERT_TRUE(store.Save({Port("a"), Port("b")}).ok());
+  const auto ports = store.Load();
+  ASSERT_TRUE(ports.ok()) << ports.status();
+  EXPECT_EQ(*ports, (std::vector<PortConfig>{Port("a"), Port("b")}));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/deep/er/ports.json.new"));
+}
+
+TEST_F(StateStoreTest, MalformedFileIsNamedWithTheMend) {
+  for (const char* text : {"", "{", "{}", "[1]", "[{\"name\":\"x\"}]"}) {
+    Write(text);
+    const auto ports = StateStore(dir_).Load();
+    ASSERT_FALSE(ports.ok()) << text;
+    EXPECT_THAT(std::string(ports.status().message()), HasSubstr(dir_ + "/ports.json"));
+  }
+}
+
+TEST_F(StateStoreTest, AFailedSaveLeavesTheOldFile) {
+  const StateStore store(dir_);
+  ASSERT_TRUE(store.Save({Port("a")}).ok());
+  std::filesystem::create_directory(dir_ + "/ports.json.new");  // cannot be opened for writing
+  const absl::Status status = store.Save({Port("b")});
+  EXPECT_THAT(std::string(status.message()), HasSubstr("state_dir"));
+  EXPECT_EQ(StateStore(dir_).Load()->at(0).name, "a");
+}
+
+}  // namespace
+}  // namespace everport

@@ -36,7 +36,7 @@ unsigned Flow::Round() {
 }
 
 void Flow::SendBurst(unsigned pair) {
-  for (unsigned i = 0; i < options_.burst && sent_ < limit; ++i) {
+  for (unsigned i = 0; i < options_.burst && sent_ < limit && unaccounted() < window_; ++i) {
     const uint64_t sequence = next_sequence_[pair];
     const std::span<uint8_t> frame(frame_.data(), options_.sizes[sequence % options_.sizes.size()]);
     FillTestFrame(frame, first_stream_ + pair, sequence);
@@ -50,6 +50,11 @@ void Flow::SendBurst(unsigned pair) {
   } else {
     from_.FlushTx(pair);
   }
+}
+
+void Flow::StartWindow(uint64_t frames) {
+  window_ = frames;
+  settled_ = sent_ - ledger_.received;
 }
 
 uint64_t Flow::malformed() const {

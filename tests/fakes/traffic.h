@@ -33,6 +33,12 @@ class Flow {
   bool refilling = true;        // off: no new receive buffers
   uint64_t limit = UINT64_MAX;  // stop sending at this many frames
 
+  // From here on at most `frames` are on the way, so that no ring fills and a frame that does not arrive is a fault of
+  // what lies between: see unaccounted(). Call when nothing is on the way (after DrainAll).
+  void StartWindow(uint64_t frames);
+  // Frames sent since StartWindow that have not arrived.
+  uint64_t unaccounted() const { return sent_ - ledger_.received - settled_; }
+
   uint64_t sent() const { return sent_; }
   const FrameLedger& ledger() const { return ledger_; }
   uint64_t malformed() const;
@@ -54,6 +60,8 @@ class Flow {
   std::vector<uint64_t> next_sequence_;
   std::vector<uint8_t> frame_;
   uint64_t sent_ = 0;
+  uint64_t window_ = UINT64_MAX;
+  uint64_t settled_ = 0;  // frames that were lost before the window
 };
 
 // Rounds over all flows until done() or the timeout. True if done. Yields the CPU when nothing moves.

@@ -12,8 +12,9 @@
 //   3. burst:            librte_vhost may mark any of the first n chains used, in order, batch by batch; never others
 //   4. after the burst:  head = {P', 0}, release
 // A process that dies between 2 and 4 leaves n entries: with them ring_recovery.h finds how many chains the guest has
-// been given back, finishes a batch that was half written, and restores head descriptors whose id or len was already
-// overwritten though never handed over. Split rings need none of this (used->idx is exact) and leave n = 0, P unused.
+// been given back, and restores the heads of all others, of which librte_vhost may have overwritten id, len and flags
+// without the guest having been able to see it. Split rings need none of this (used->idx is exact) and leave n = 0,
+// P unused.
 //
 // Everything here is native-endian, one writer (the poller that owns the ring) and readers only once it has died.
 

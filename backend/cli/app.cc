@@ -1,0 +1,154 @@
+#include "backend/cli/app.h"
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <ostream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "backend/cli/commands.h"
+
+namespace everport::cli {
+namespace {
+
+using Action = std::function<absl::Status(const Client&)>;
+
+// What the command line says. action: the verb's, set by the verb that was given.
+struct Options {
+  std::string api;
+  bool json = false;
+  Action action;
+
+  std::string name;
+  unsigned index = 0;
+  PortAddOptions add;
+  bool no_follow = false;
+};
+
+CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* description, const char* example,
+               Action action) {
+  CLI::App* verb = app.add_subcommand(name, description);
+  verb->footer(absl::StrCat("Example:\n  ", example, "\n"));
+  verb->callback([&options, action = std::move(action)] { options.action = action; });
+  return verb;
+}
+
+Action NotYet(const char* what) {
+  return [what](const Client&) {
+    return absl::UnimplementedError(
+        absl::StrCat(what, ": not available yet in this version; see the release notes of later ones"));
+  };
+}
+
+void AddShowVerbs(CLI::App& app, Options& o) {
+  Verb(app, o, "ports", "List the ports: state, path, counters, where each is served.", "everportctl ports",
+       [](const Client& client) { return ShowPorts(client); });
+  Verb(app, o, "stats", "Counters of all ports, with drops by cause; of one port by queue.",
+       "everportctl stats vm1-net0", [&o](const Client& client) { return ShowStats(client, o.name); })
+      ->add_option("NAME", o.name, "port; all if left out");
+  Verb(app, o, "events", "What happened lately, then what happens, as it happens.", "everportctl events --no-follow",
+       [&o](const Client& client) { return ShowEvents(client, !o.no_follow); })
+      ->add_flag("--no-follow", o.no_follow, "end after the recent ones");
+  Verb(app, o, "placement", "On which NUMA node and poller each port is served.", "everportctl placement",
+       [](const Client& client) { return ShowPlacement(client); });
+  Verb(app, o, "version", "The version of everportctl and of the daemon.", "everportctl version",
+       [](const Client& client) { return ShowVersion(client); });
+  CLI::App* contract = app.add_subcommand("contract", "Feature contracts: what a guest's NIC offers.");
+  contract->require_subcommand(0, 1);
+  Verb(*contract, o, "show", "List the contracts, or one with its features.", "everportctl contract show everport-1",
+       [&o](const Client& client) { return ShowContracts(client, o.name); })
+      ->add_option("NAME", o.name, "contract; all if left out");
+  Verb(*contract, o, "check", "Whether another host can take over a port.", "everportctl contract check",
+       NotYet("contract check"));
+}
+
+void AddPortVerbs(CLI::App& app, Options& o) {
+  CLI::App* port = app.add_subcommand("port", "Add, remove or show one port.");
+  port->require_subcommand(0, 1);
+  CLI::App* add = Verb(*port, o, "add", "Add a port. It is kept across restarts of the daemon.",
+                       "everportctl port add vm1-net0 --socket /run/vms/vm1-net0.sock --uplink tap:ep-vm1,bridge=br0\n"
+                       "  everportctl port add --file vm1-net0.json",
+                       [&o](const Client& client) { return AddPort(client, o.add); });
+  auto* name = add->add_option("NAME", o.add.name, "the port's name");
+  auto* socket = add->add_option("--socket", o.add.socket, "path of QEMU's vhost-user socket (server=on)");
+  auto* uplink = add->add_option("--uplink", o.add.uplinks,
+                                 "KIND:DEVICE[,bridge=BRIDGE]; repeat it for further choices, best first")
+                     ->allow_extra_args(false);
+  auto* mac = add->add_option("--mac", o.add.mac, "MAC address; made from the name if left out");
+  auto* pairs = add->add_option("--queue-pairs", o.add.queue_pairs, "1 to 16, as in QEMU's queues=");
+  auto* mtu = add->add_option("--mtu", o.add.mtu, "bytes, 68 to 9216");
+  auto* contract = add->add_option("--contract", o.add.contract, "feature contract; everport-1 if left out");
+  auto* file = add->add_option("--file", o.add.file, "all of it as JSON, from a file or - (stdin)");
+  for (CLI::Option* option : {name, socket, uplink, mac, pairs, mtu, contract}) file->excludes(option);
+
+  Verb(*port, o, "remove", "Remove a port; its guest's link goes down.", "everportctl port remove vm1-net0",
+       [&o](const Client& client) { return RemovePort(client, o.name); })
+      ->add_option("NAME", o.name, "port")
+      ->required();
+  Verb(*port, o, "show", "All about one port.", "everportctl port show vm1-net0",
+       [&o](const Client& client) { return ShowPort(client, o.name); })
+      ->add_option("NAME", o.name, "port")
+      ->required();
+  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks; the guest notices nothing.",
+                        "everportctl path vm1-net0 1   # its second uplink",
+                        [&o](const Client& client) { return SwitchPath(client, o.name, o.index); });
+  path->add_option("NAME", o.name, "port")->required();
+  path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink")->required();
+}
+
+void AddLaterVerbs(CLI::App& app, Options& o) {
+  Verb(app, o, "handover", "Hand all ports over to another daemon.", "everportctl handover", NotYet("handover"));
+  Verb(app, o, "drain", "Move all ports away, before maintenance.", "everportctl drain", NotYet("drain"));
+  Verb(app, o, "migrate", "Move a guest to another host.", "everportctl migrate", NotYet("migrate"));
+}
+
+int Fail(CliIo& io, const absl::Status& status) {
+  std::string line(status.message());
+  for (char& c : line) {
+    if (c == '\n') c = ' ';
+  }
+  io.err << "everportctl: " << line << "\n";
+  return 1;
+}
+
+int Run(const Options& options, CliIo& io) {
+  if (absl::StartsWith(options.api, "http://") || absl::StartsWith(options.api, "https://")) {
+    return Fail(io, absl::UnimplementedError(absl::StrCat(
+                        options.api, ": the API over TCP is not available yet; give the path of api.sock")));
+  }
+  const Client client(io, options.json, HttpClient(options.api));
+  const absl::Status status = options.action(client);
+  return status.ok() ? 0 : Fail(io, status);
+}
+
+}  // namespace
+
+int RunCli(int argc, const char* const argv[], const std::string& default_api, CliIo& io) {
+  Options options;
+  options.api = default_api;
+  CLI::App app("everportctl: the command line of everportd.", "everportctl");
+  app.footer(
+      "Each verb has a --help of its own, with an example.\nStart with `everportctl doctor` and `everportctl "
+      "ports`.\n");
+  app.require_subcommand(0, 1);
+  app.option_defaults()->ignore_underscore();
+  app.add_option("--api", options.api, "path of the daemon's API socket ($EVERPORT_API)")->capture_default_str();
+  app.add_flag("--json", options.json, "JSON on stdout, for programs");
+  app.fallthrough();
+  AddShowVerbs(app, options);
+  AddPortVerbs(app, options);
+  AddLaterVerbs(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error, io.out, io.err) == 0 ? 0 : 2;
+  }
+  if (!options.action) {  // CLI11's own check would hide which word it did not know
+    const auto given = app.get_subcommands();
+    io.err << "everportctl: a verb is missing\n" << (given.empty() ? app.help() : given[0]->help());
+    return 2;
+  }
+  return Run(options, io);
+}
+
+}  // namespace everport::cli

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "backend/cli/client.h"
+
+namespace everport::cli {
+
+// The verbs. Each writes its result to client.out() or returns an error: object, cause, mend.
+
+absl::Status ShowPorts(const Client& client);
+absl::Status ShowStats(const Client& client, const std::string& port);  // empty: all ports; else one, by queue
+absl::Status ShowPlacement(const Client& client);
+absl::Status ShowContracts(const Client& client, const std::string& name);  // empty: all
+absl::Status ShowVersion(const Client& client);
+absl::Status ShowEvents(const Client& client, bool follow);
+
+struct PortAddOptions {
+  std::string name, socket, mac, contract, file;
+  std::vector<std::string> uplinks;  // KIND:DEVICE[,bridge=BR]
+  uint32_t queue_pairs = 1, mtu = 1500;
+};
+absl::Status AddPort(const Client& client, const PortAddOptions& options);
+absl::Status RemovePort(const Client& client, const std::string& name);
+absl::Status ShowPort(const Client& client, const std::string& name);
+absl::Status SwitchPath(const Client& client, const std::string& name, unsigned index);
+
+// GET /v1/ports/{name}; a name that cannot be one is refused here.
+absl::StatusOr<boost::json::value> GetPort(const Client& client, const std::string& name);
+
+}  // namespace everport::cli

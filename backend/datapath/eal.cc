@@ -104,13 +104,16 @@ absl::Status InitEal(const EalOptions& options) {
       "--lcores",  absl::StrJoin(lcores, ",")};
   // Neither leaves files behind or sees another DPDK process.
   if (g_hugepages) {
-    args.push_back("--in-memory");
+    args.emplace_back("--in-memory");
   } else {
     args.insert(args.end(), {"--no-huge", "--no-shconf", "--file-prefix=everport", "-m", absl::StrCat(OrdinaryMib())});
   }
+  // EAL warns of every hugepage size that has no pages, and of such things; its errors are what tells.
+  if (spdlog::get_level() > spdlog::level::debug) args.emplace_back("--log-level=lib.eal:error");
   RouteLogs();
   rte_log_set_global_level(spdlog::get_level() <= spdlog::level::debug ? RTE_LOG_INFO : RTE_LOG_WARNING);
   std::vector<char*> argv;
+  argv.reserve(args.size());
   for (std::string& arg : args) argv.push_back(arg.data());
   if (rte_eal_init(static_cast<int>(argv.size()), argv.data()) < 0) {
     return absl::UnavailableError(

@@ -72,7 +72,6 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
     case UplinkKind::kVdev:
       return PrepareVdev(config);
     case UplinkKind::kPort:
-      break;
     case UplinkKind::kVf:
     case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:

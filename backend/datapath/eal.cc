@@ -9,7 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -58,10 +58,17 @@ bool WantHugepages(DaemonConfig::Memory memory) {
   return false;
 }
 
+thread_local std::vector<std::string>* t_capture = nullptr;
+
 // EAL writes to a stdio stream; its lines become ours, one by one.
 ssize_t WriteLog(void*, const char* text, size_t size) {
   std::string_view line(text, size);
   while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.remove_suffix(1);
+  if (t_capture && rte_log_cur_msg_loglevel() <= static_cast<int>(RTE_LOG_WARNING)) {
+    if (!line.empty()) t_capture->emplace_back(line);
+    spdlog::debug("dpdk: {}", line);
+    return static_cast<ssize_t>(size);
+  }
   switch (rte_log_cur_msg_loglevel()) {
     case RTE_LOG_EMERG:
     case RTE_LOG_ALERT:
@@ -88,6 +95,17 @@ void RouteLogs() {
 }
 
 }  // namespace
+
+CaptureDpdkLog::CaptureDpdkLog() : outer_(std::exchange(t_capture, &lines_)) {}
+CaptureDpdkLog::~CaptureDpdkLog() {
+  t_capture = outer_;
+}
+
+std::string CaptureDpdkLog::text() const {
+  constexpr size_t kKept = 3;
+  const size_t first = lines_.size() > kKept ? lines_.size() - kKept : 0;
+  return absl::StrJoin(lines_.begin() + static_cast<ptrdiff_t>(first), lines_.end(), "; ");
+}
 
 bool EalHasHugepages() {
   return g_hugepages;

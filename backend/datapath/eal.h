@@ -17,6 +17,22 @@ struct EalOptions {
 // the process ends. Unavailable, saying what EAL lacks, when it does not start.
 absl::Status InitEal(const EalOptions& options);
 
+// While one lives, what DPDK says on this thread at error or warning level is kept for the caller's own message and
+// logged at debug level only: drivers complain of much that does not matter when a device opens all the same.
+class CaptureDpdkLog {
+ public:
+  CaptureDpdkLog();
+  ~CaptureDpdkLog();
+  CaptureDpdkLog(const CaptureDpdkLog&) = delete;
+  CaptureDpdkLog& operator=(const CaptureDpdkLog&) = delete;
+  // The lines so far, the last few of them, joined by "; ".
+  std::string text() const;
+
+ private:
+  std::vector<std::string> lines_;
+  std::vector<std::string>* const outer_;
+};
+
 // Whether DPDK's memory is on hugepages; ordinary pages otherwise (a warning has been logged).
 bool EalHasHugepages();
 

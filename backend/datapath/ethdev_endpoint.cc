@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "backend/base/log.h"
+#include "backend/datapath/eal.h"
 
 namespace everport {
 
@@ -25,10 +26,10 @@ absl::Status EthdevEndpoint::Failed(const char* what, int error) const {
 absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Options& options) {
   const std::pair<std::string, std::string> parts = absl::StrSplit(options.devargs, absl::MaxSplits(',', 1));
   const auto& [name, args] = parts;
+  CaptureDpdkLog said;
   if (rte_eal_hotplug_add("vdev", name.c_str(), args.c_str()) != 0) {
     return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not make the device \"", options.devargs,
-                                               "\" (", rte_strerror(rte_errno),
-                                               "); see the dpdk lines in the log for the driver's own reason"));
+                                               "\": ", said.text().empty() ? rte_strerror(rte_errno) : said.text()));
   }
   uint16_t id = 0;
   if (rte_eth_dev_get_port_by_name(name.c_str(), &id) != 0) {
@@ -37,7 +38,10 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Optio
         absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; use a net_… vdev"));
   }
   std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options.device, name, id));
-  if (absl::Status status = endpoint->Start(options); !status.ok()) return status;
+  if (absl::Status status = endpoint->Start(options); !status.ok()) {
+    if (said.text().empty()) return status;
+    return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (", said.text(), ")"));
+  }
   return endpoint;
 }
 

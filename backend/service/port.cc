@@ -185,8 +185,9 @@ bool Port::TryOpen(size_t index) {
 }
 
 void Port::Activate(int index) {
-  if (index == active_) return;
+  if (index == active_ && (index >= 0 || told_no_path_)) return;
   StopLane();
+  told_no_path_ = index < 0;
   const int before = std::exchange(active_, index);
   if (before >= 0) uplinks_[before].open.reset();
   if (index >= 0) {

@@ -105,6 +105,7 @@ class Port {
 
   std::vector<Candidate> uplinks_;
   int active_ = -1;
+  bool told_no_path_ = false;
   boost::asio::steady_timer retry_;
 
   std::unique_ptr<Mempools::Lease> no_path_lease_;  // for what is received only to be dropped

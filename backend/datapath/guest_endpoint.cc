@@ -1,6 +1,8 @@
 #include "backend/datapath/guest_endpoint.h"
 
 #include <fcntl.h>
+#include <linux/virtio_ring.h>
+#include <rte_cycles.h>
 #include <rte_mbuf.h>
 #include <rte_vhost.h>
 
@@ -15,7 +17,9 @@
 namespace everport {
 namespace {
 
-constexpr uint16_t kBurst = 32;      // librte_vhost's own MAX_PKT_BURST
+constexpr uint16_t kBurst = 32;  // librte_vhost's own MAX_PKT_BURST
+// Without progress for so long a chain at a ring's head counts as unreadable.
+constexpr uint64_t kStuckMs = 1;
 constexpr uint32_t kNetHeader = 12;  // virtio_net_hdr_mrg_rxbuf, virtio 1.2, 5.1.6
 
 bool Has(uint64_t features, unsigned bit) {
@@ -71,12 +75,43 @@ uint16_t GuestEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
   uint16_t avail_before = 0, avail_after = 0, used = 0;
   rte_vhost_get_vring_base(vid, vring, &avail_before, &used);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, n);
-  if (got < n && rte_vhost_get_vring_base(vid, vring, &avail_after, &used) == 0 && !Has(features(), kRingPacked)) {
-    // Consumed without giving a frame: librte_vhost found them malformed.
-    const uint16_t consumed = avail_after - avail_before;
-    if (consumed > got) CountMalformed(consumed - got);
-  }
+  if (got == n || Has(features(), kRingPacked)) return got;
+  if (rte_vhost_get_vring_base(vid, vring, &avail_after, &used) != 0) return got;
+  // Consumed without giving a frame: librte_vhost found them malformed.
+  const uint16_t consumed = avail_after - avail_before;
+  if (consumed > got) CountMalformed(consumed - got);
+  if (consumed == 0) SkipUnreadableChain(vid, vring, avail_after, used);
   return got;
+}
+
+// A chain that librte_vhost cannot even read (it loops, or lies outside the guest's memory) stays at the head of a
+// split ring for ever. The guest gets it back unsent, and the ring goes on. Nothing is done when the ring is merely
+// empty.
+void GuestEndpoint::SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position) {
+  rte_vhost_vring ring{};
+  if (rte_vhost_get_vhost_vring(vid, vring, &ring) != 0 || !ring.avail || !ring.used || ring.size == 0) return;
+  if (__atomic_load_n(&ring.avail->idx, __ATOMIC_ACQUIRE) == avail_position) return;
+  // It may have come since, and a lock held by the event thread or an empty mempool are not the chain's fault.
+  Vring& v = vrings_[vring];
+  if (v.stuck_since == 0 || v.stuck_at != avail_position) {
+    v.stuck_at = avail_position;
+    v.stuck_since = rte_rdtsc();
+    return;
+  }
+  if (rte_rdtsc() - v.stuck_since < rte_get_tsc_hz() / 1000 * kStuckMs) return;
+  v.stuck_since = 0;
+  const uint16_t mask = ring.size - 1;
+  const uint16_t head = ring.avail->ring[avail_position & mask];
+  vring_used_elem& slot = ring.used->ring[used_position & mask];
+  slot.id = head;
+  slot.len = 0;
+  rte_vhost_log_used_vring(vid, vring, offsetof(vring_used, ring) + sizeof(slot) * (used_position & mask),
+                           sizeof(slot));
+  __atomic_store_n(&ring.used->idx, static_cast<uint16_t>(used_position + 1), __ATOMIC_RELEASE);
+  rte_vhost_log_used_vring(vid, vring, offsetof(vring_used, idx), sizeof ring.used->idx);
+  rte_vhost_set_vring_base(vid, vring, avail_position + 1, used_position + 1);
+  rte_vhost_vring_call(vid, vring);
+  CountMalformed(1);
 }
 
 // Packed ring under a keeper: index_page.h, steps 1 to 4. The burst is no longer than what was written down.
@@ -85,7 +120,10 @@ uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** fr
   uint16_t position = 0, used = 0;
   if (rte_vhost_get_vring_base(vid, vring, &position, &used) != 0) return 0;
   const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, n);
-  if (chains == 0) return 0;
+  if (chains == 0) {
+    NoteIncompleteChain(v, position);
+    return 0;
+  }
   v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, static_cast<uint16_t>(chains));
   uint16_t after = position;
@@ -98,6 +136,22 @@ uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** fr
     if (consumed > got) CountMalformed(consumed - got);
   }
   return got;
+}
+
+// The head is available and the chain does not end: the driver makes the head available last (virtio 1.2, 2.8.21), so
+// this ring is broken until the guest resets it. Counted once.
+void GuestEndpoint::NoteIncompleteChain(Vring& v, uint16_t position) {
+  const uint16_t flags = __atomic_load_n(&v.ring[position & 0x7fff].flags, __ATOMIC_ACQUIRE);
+  const bool wrap = position >> 15;
+  const bool available = ((flags & kPackedAvail) != 0) == wrap && ((flags & kPackedUsed) != 0) != wrap;
+  if (!available) {
+    v.broken_at = -1;
+  } else if (v.broken_at != position) {
+    // Seen first: it may just have come. Seen again at the same place: broken.
+    CountMalformed(v.suspect_at == position ? 1 : 0);
+    if (v.suspect_at == position) v.broken_at = position;
+    v.suspect_at = position;
+  }
 }
 
 uint16_t GuestEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {

@@ -74,13 +74,18 @@ class GuestEndpoint : public Endpoint {
     const PackedDesc* ring = nullptr;  // packed ring of a journalled vring; written before it is enabled
     uint16_t size = 0;
     IndexPageVring* journal = nullptr;
-    UniqueFd kick;  // under mutex_
+    int suspect_at = -1, broken_at = -1;  // ring positions of a chain without end; the poller's
+    uint16_t stuck_at = 0;
+    uint64_t stuck_since = 0;  // TSC; 0: not stuck
+    UniqueFd kick;             // under mutex_
   };
   int UsableVid(uint16_t vring) const;
   uint16_t ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   static uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t FramesThatFit(const IndexPageVring& journal, unsigned chains, rte_mbuf** frames, uint16_t n) const;
+  void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
+  void NoteIncompleteChain(Vring& v, uint16_t position);
   void SetNotification(bool on);
   void CountMalformed(uint64_t n) {
     malformed_.store(malformed_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);

@@ -1,5 +1,6 @@
 #include "backend/api/routes.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
@@ -7,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -225,6 +227,12 @@ std::map<std::string, std::string> ParseQuery(absl::string_view text) {
 }  // namespace
 
 void Route(const ApiRequest& request, ServiceApi& service, std::function<void(ApiResponse)> respond) {
+  // RFC 9112, 3: both are graphic ASCII. Errors quote them, and their JSON must be text.
+  const std::string line = absl::StrCat(request.method, request.target);
+  if (!std::all_of(line.begin(), line.end(),
+                   [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); })) {
+    return respond(ErrorResponse(400, "request: method or target is not printable ASCII; percent-encode it"));
+  }
   const std::pair<std::string, std::string> target = absl::StrSplit(request.target, absl::MaxSplits('?', 1));
   const std::vector<std::string> path = absl::StrSplit(target.first, '/');
   Call call{&service, std::move(respond), request.body, "", ParseQuery(target.second)};

@@ -145,7 +145,7 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
   }
   if (!options.action) {  // CLI11's own check would hide which word it did not know
     const auto given = app.get_subcommands();
-    io.err << "everportctl: a verb is missing\n" << (given.empty() ? app.help() : given[0]->help());
+    io.err << "everportctl: a verb is missing\n" << (given.empty() ? app.help() : given[0]->help("everportctl"));
     return 2;
   }
   return Run(options, io);

@@ -1,6 +1,7 @@
 #include "backend/datapath/guest_endpoint.h"
 
 #include <fcntl.h>
+#define VIRTIO_RING_NO_LEGACY  // its inline functions are C
 #include <linux/virtio_ring.h>
 #include <rte_cycles.h>
 #include <rte_mbuf.h>

@@ -74,9 +74,11 @@ class GuestEndpoint : public Endpoint {
     const PackedDesc* ring = nullptr;  // packed ring of a journalled vring; written before it is enabled
     uint16_t size = 0;
     IndexPageVring* journal = nullptr;
-    int suspect_at = -1, broken_at = -1;  // ring positions of a chain without end; the poller's
+    // The poller's. Packed: where a chain without end was seen once, and where it was counted.
+    int suspect_at = -1, broken_at = -1;
+    // Split: the unreadable chain's position and when it was first seen (TSC; 0: none).
     uint16_t stuck_at = 0;
-    uint64_t stuck_since = 0;  // TSC; 0: not stuck
+    uint64_t stuck_since = 0;
     UniqueFd kick;             // under mutex_
   };
   int UsableVid(uint16_t vring) const;

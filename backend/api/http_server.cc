@@ -254,7 +254,8 @@ void ApiServer::Acceptor::Session::OnHead(error_code error, size_t) {
 }
 
 // A reader of events has nothing more to say; what it says, or that it goes, ends the stream.
-void ApiServer::Acceptor::Session::OnClientSpoke(error_code, size_t) {
+void ApiServer::Acceptor::Session::OnClientSpoke(error_code error, size_t) {
+  if (error == asio::error::operation_aborted) return;  // a write has timed out, and its handler comes next
   End();
 }
 

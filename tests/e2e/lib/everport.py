@@ -74,12 +74,19 @@ class Everport:
 
     def write_config(self, *ports):
         """ports: texts of port_toml."""
-        lines = ["[daemon]"] + [f"{key} = {json.dumps(value)}" for key, value in self._daemon_keys.items()]
-        self.config.write_text("\n".join(lines) + "\n\n" + "\n".join(ports))
+        lines, tables = ["[daemon]"], []
+        for key, value in self._daemon_keys.items():
+            if isinstance(value, dict):
+                tables += [f"[daemon.{key}]"] + [f"{k} = {json.dumps(v)}" for k, v in value.items()]
+            else:
+                lines.append(f"{key} = {json.dumps(value)}")
+        self.config.write_text("\n".join(lines + tables) + "\n\n" + "\n".join(ports))
         return self
 
     def _start(self, program, timeout):
-        notify = self._notify.setdefault(program, Notify(self.work / f"{program}.notify"))
+        if program not in self._notify:
+            self._notify[program] = Notify(self.work / f"{program}.notify")
+        notify = self._notify[program]
         process = Process([*self.prefix, self.bin / program, "--config", self.config], name=program,
                           log_path=self.work / f"{program}.log", env={"NOTIFY_SOCKET": str(notify.path)},
                           detach=self.detach)
@@ -109,7 +116,7 @@ class Everport:
         return at
 
     def reload(self, *ports, timeout=10):
-        """SIGHUP with a new configuration; returns when the daemon says READY=1 again, as sd_notify(3) has it."""
+        """SIGHUP with a new configuration; returns when the daemon says READY=1 again: it has applied or refused it."""
         self.write_config(*ports)
         self.daemon.signal(signal.SIGHUP)
         self._notify["everportd"].wait("READY=1", self.daemon, timeout)

@@ -1,0 +1,72 @@
+#pragma once
+
+// The programs themselves, keeper and daemon, on a configuration of the test's in a folder of its own, as an operator
+// would start them, with ordinary memory. Sockets of front-ends lie in the same folder.
+
+#include <boost/json/value.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "tests/fakes/process.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace everport::component {
+
+struct StackOptions {
+  bool keeper = true;
+  unsigned max_sleep_us = 250;
+};
+
+struct TestPort {
+  std::string name;
+  std::string uplink_kind = "port";
+  std::string uplink_device;
+  unsigned queue_pairs = 1;
+  unsigned mtu = 1500;
+};
+
+class Stack {
+ public:
+  explicit Stack(StackOptions options = {}) : options_(options) {}
+
+  // Changes the ports that the next WriteConfig writes down.
+  void AddWire(const std::string& a, const std::string& b, unsigned queue_pairs = 1, unsigned mtu = 1500);
+  void AddPort(TestPort port) { ports_.push_back(std::move(port)); }
+  void RemovePort(const std::string& name);
+  std::vector<TestPort>& ports() { return ports_; }
+
+  std::string ConfigText() const;
+  const std::string& WriteConfig();
+  // Writes the configuration and starts both (the daemon alone without keeper); waits until they are ready.
+  absl::Status Start();
+  absl::Status StartKeeper();
+  // wait: until it says it is ready.
+  absl::Status StartDaemon(bool wait = true);
+  void KillDaemon() { daemon_->Kill(); }
+
+  fakes::Process& keeper() { return *keeper_; }
+  fakes::Process& daemon() { return *daemon_; }
+  const fakes::TempDir& dir() const { return dir_; }
+  std::string Socket(const std::string& port) const { return dir_ / (port + ".sock"); }
+
+  // GET on the daemon's API.
+  absl::StatusOr<boost::json::value> Get(const std::string& target) const;
+  // One counter or word of GET /v1/ports/{name}; -1 when the API does not answer.
+  int64_t PortNumber(const std::string& port, const std::string& key) const;
+  std::string PortState(const std::string& port) const;
+  // What both programs wrote, the last lines, for a failing test's message.
+  std::string Logs() const;
+
+ private:
+  StackOptions options_;
+  fakes::TempDir dir_;
+  std::vector<TestPort> ports_;
+  std::string config_path_;
+  std::unique_ptr<fakes::Process> keeper_, daemon_;
+};
+
+}  // namespace everport::component

@@ -4,12 +4,14 @@
 // SOCK_SEQPACKET, one JSON object (Boost.JSON) a packet, at most kMaxControlMessage bytes; descriptors by SCM_RIGHTS.
 //
 //   daemon: {"op":"hello","version":1,"daemon":"a"}        keeper: {"ok":true,"version":1}
-//   daemon: {"op":"list"}                                   keeper: {"ok":true,"ports":[{PortSession}…]}   this daemon's only
-//   daemon: {"op":"add","port":{PortSpec}}                  keeper: {"ok":true,"socket":"…/keeper/NAME.sock"} + index page memfd
-//   daemon: {"op":"remove","name":"…"}                      keeper: {"ok":true}
+//   daemon: {"op":"list"}                                   keeper: {"ok":true,"ports":[{PortSession}…]}   this
+//   daemon's only daemon: {"op":"add","port":{PortSpec}}                  keeper:
+//   {"ok":true,"socket":"…/keeper/NAME.sock"} + index page memfd daemon: {"op":"remove","name":"…"} keeper: {"ok":true}
 //   a refused one                                           keeper: {"ok":false,"error":"…"}
-//   keeper, by itself, to the daemon that owns the port:    {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}
-//                                                           {"event":"announce","name":"…","mac":"52:54:…"}   SEND_RARP from the front-end
+//   keeper, by itself, to the daemon that owns the port:
+//   {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}
+//                                                           {"event":"announce","name":"…","mac":"52:54:…"}   SEND_RARP
+//                                                           from the front-end
 // Replies come in the order of requests; events stand between them. `add` of a port that is there already with the same
 // spec succeeds and gives the same page, so a restarted daemon just adds what it wants, lists, and removes the rest.
 // When `add` is answered, the port's socket listens.
@@ -30,7 +32,7 @@ inline constexpr size_t kMaxControlMessage = 64 * 1024;
 // What the keeper must know of a port. owner: [daemon].name of the daemon (or of the file) that declared it.
 struct PortSpec {
   std::string name;
-  std::string socket;    // QEMU's server socket
+  std::string socket;  // QEMU's server socket
   uint16_t queue_pairs = 1;
   uint16_t mtu = 1500;
   std::string contract;  // by name
@@ -52,25 +54,39 @@ struct PortSession {
 };
 
 // Requests.
-struct HelloRequest { int version = kControlVersion; std::string daemon; };
+struct HelloRequest {
+  int version = kControlVersion;
+  std::string daemon;
+};
 struct ListRequest {};
-struct AddRequest { PortSpec port; };
-struct RemoveRequest { std::string name; };
+struct AddRequest {
+  PortSpec port;
+};
+struct RemoveRequest {
+  std::string name;
+};
 using ControlRequest = std::variant<HelloRequest, ListRequest, AddRequest, RemoveRequest>;
 
 // Replies and events, as the daemon receives them.
 struct ControlReply {
   bool ok = false;
   std::string error;
-  std::string socket;                // of add
-  std::vector<PortSession> ports;    // of list
+  std::string socket;              // of add
+  std::vector<PortSession> ports;  // of list
 };
-struct SessionEvent { std::string name; SessionState state; std::string reason; };
-struct AnnounceEvent { std::string name; std::string mac; };
+struct SessionEvent {
+  std::string name;
+  SessionState state;
+  std::string reason;
+};
+struct AnnounceEvent {
+  std::string name;
+  std::string mac;
+};
 using ControlMessage = std::variant<ControlReply, SessionEvent, AnnounceEvent>;
 
 std::string EncodeRequest(const ControlRequest& request);
-absl::StatusOr<ControlRequest> DecodeRequest(std::string_view json);   // checks types, ranges and unknown ops
+absl::StatusOr<ControlRequest> DecodeRequest(std::string_view json);  // checks types, ranges and unknown ops
 std::string EncodeMessage(const ControlMessage& message);
 absl::StatusOr<ControlMessage> DecodeMessage(std::string_view json);
 

@@ -26,16 +26,16 @@ namespace everport {
 
 inline constexpr uint32_t kIndexPageMagic = 0x45504958;  // "EPIX"
 inline constexpr uint32_t kIndexPageVersion = 1;
-inline constexpr unsigned kIndexPageVrings = 32;          // 16 queue pairs
-inline constexpr unsigned kIndexPageChains = 256;         // per burst
+inline constexpr unsigned kIndexPageVrings = 32;   // 16 queue pairs
+inline constexpr unsigned kIndexPageChains = 256;  // per burst
 
 // One available chain as the guest wrote it: its head descriptor's len, its buffer id (of its last descriptor, where
 // the specification puts it; virtio 1.2, 2.8.6) and how many ring slots it takes (1 for an indirect one).
 struct IndexPageChain {
   uint32_t head_len;
-  uint16_t head_id;   // id in the head descriptor: what must be restored there
-  uint16_t slots;     // 1 … ring size
-  uint16_t last_id;   // the buffer id a used descriptor will carry
+  uint16_t head_id;  // id in the head descriptor: what must be restored there
+  uint16_t slots;    // 1 … ring size
+  uint16_t last_id;  // the buffer id a used descriptor will carry
   uint16_t head_flags;
 };
 static_assert(sizeof(IndexPageChain) == 12);
@@ -52,9 +52,15 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free);
 constexpr uint64_t IndexPageHead(uint16_t position, uint16_t chains) {
   return uint64_t{1} << 32 | uint64_t{chains} << 16 | position;
 }
-constexpr bool IndexPageHeadValid(uint64_t head) { return head >> 32 & 1; }
-constexpr uint16_t IndexPageHeadPosition(uint64_t head) { return static_cast<uint16_t>(head); }
-constexpr uint16_t IndexPageHeadChains(uint64_t head) { return static_cast<uint16_t>(head >> 16); }
+constexpr bool IndexPageHeadValid(uint64_t head) {
+  return head >> 32 & 1;
+}
+constexpr uint16_t IndexPageHeadPosition(uint64_t head) {
+  return static_cast<uint16_t>(head);
+}
+constexpr uint16_t IndexPageHeadChains(uint64_t head) {
+  return static_cast<uint16_t>(head >> 16);
+}
 
 struct IndexPage {
   uint32_t magic;

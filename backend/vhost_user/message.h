@@ -83,11 +83,11 @@ enum ProtocolFeature : unsigned {
 };
 
 inline constexpr unsigned kMaxMemoryRegions = 8;
-inline constexpr unsigned kMaxFds = 8;            // the most any message carries
-inline constexpr unsigned kMaxPayload = 1024;     // bytes; the longest known one is GET_CONFIG's, 12 + 256
-inline constexpr unsigned kMaxQueuePairs = 16;    // everport's limit
+inline constexpr unsigned kMaxFds = 8;          // the most any message carries
+inline constexpr unsigned kMaxPayload = 1024;   // bytes; the longest known one is GET_CONFIG's, 12 + 256
+inline constexpr unsigned kMaxQueuePairs = 16;  // everport's limit
 inline constexpr unsigned kMaxVrings = 2 * kMaxQueuePairs;
-inline constexpr uint64_t kVringIndexMask = 0xff; // in the u64 of KICK, CALL and ERR
+inline constexpr uint64_t kVringIndexMask = 0xff;  // in the u64 of KICK, CALL and ERR
 inline constexpr uint64_t kVringNoFd = 1u << 8;
 
 // Payloads, byte for byte (the specification's host byte order: both ends share a machine).
@@ -106,11 +106,11 @@ static_assert(sizeof(VringState) == 8);
 
 struct VringAddr {
   uint32_t index;
-  uint32_t flags;  // bit 0: VHOST_VRING_F_LOG, used-ring writes are logged
-  uint64_t desc_user_addr;   // front-end virtual addresses
+  uint32_t flags;           // bit 0: VHOST_VRING_F_LOG, used-ring writes are logged
+  uint64_t desc_user_addr;  // front-end virtual addresses
   uint64_t used_user_addr;
   uint64_t avail_user_addr;
-  uint64_t log_guest_addr;   // guest physical
+  uint64_t log_guest_addr;  // guest physical
   bool operator==(const VringAddr&) const = default;
 };
 static_assert(sizeof(VringAddr) == 40);

@@ -1,0 +1,244 @@
+#include "backend/keeper/control_protocol.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <limits>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace everport {
+namespace {
+
+namespace json = boost::json;
+
+// Reads members of an object and remembers the first thing that is wrong.
+class Reader {
+ public:
+  explicit Reader(const json::object& object) : object_(object) {}
+
+  std::string String(const char* key) {
+    const json::value* value = Find(key);
+    if (!value) return {};
+    if (const json::string* text = value->if_string()) return std::string(text->data(), text->size());
+    Fail(absl::StrCat("\"", key, "\" is not a string"));
+    return {};
+  }
+  std::string StringOr(const char* key, std::string otherwise) {
+    return object_.contains(key) ? String(key) : otherwise;
+  }
+  template <typename T>
+  T Number(const char* key) {
+    const json::value* value = Find(key);
+    if (!value) return {};
+    boost::system::error_code error;
+    const auto number = value->to_number<int64_t>(error);
+    if (!error && number >= std::numeric_limits<T>::min() && number <= std::numeric_limits<T>::max())
+      return static_cast<T>(number);
+    Fail(absl::StrCat("\"", key, "\" is not a number in range"));
+    return {};
+  }
+  bool Bool(const char* key) {
+    const json::value* value = Find(key);
+    if (value && value->is_bool()) return value->get_bool();
+    if (value) Fail(absl::StrCat("\"", key, "\" is not true or false"));
+    return false;
+  }
+  const json::object& Object(const char* key) {
+    static const json::object empty;
+    const json::value* value = Find(key);
+    if (value && value->is_object()) return value->get_object();
+    if (value) Fail(absl::StrCat("\"", key, "\" is not an object"));
+    return empty;
+  }
+  bool Has(const char* key) const { return object_.contains(key); }
+  void Fail(const std::string& what) {
+    if (status_.ok()) status_ = absl::InvalidArgumentError(what);
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const json::value* Find(const char* key) {
+    const json::value* value = object_.if_contains(key);
+    if (!value) Fail(absl::StrCat("\"", key, "\" is missing"));
+    return value;
+  }
+  const json::object& object_;
+  absl::Status status_;
+};
+
+absl::StatusOr<json::object> ParseObject(std::string_view text) {
+  if (text.size() > kMaxControlMessage)
+    return absl::InvalidArgumentError(absl::StrCat("longer than ", kMaxControlMessage, " bytes"));
+  boost::system::error_code error;
+  json::value value = json::parse(text, error);
+  if (error) return absl::InvalidArgumentError(absl::StrCat("not JSON: ", error.message()));
+  if (!value.is_object()) return absl::InvalidArgumentError("not a JSON object");
+  return std::move(value.get_object());
+}
+
+json::object ToJson(const PortSpec& spec) {
+  return {{"name", spec.name},
+          {"socket", spec.socket},
+          {"queue_pairs", spec.queue_pairs},
+          {"mtu", spec.mtu},
+          {"contract", spec.contract}};
+}
+
+// The name becomes part of a path.
+bool IsPortName(const std::string& name) {
+  const auto alnum = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
+  return !name.empty() && name.size() <= 63 && alnum(name[0]) &&
+         std::all_of(name.begin(), name.end(), [&](char c) { return alnum(c) || c == '_' || c == '.' || c == '-'; });
+}
+
+PortSpec SpecFromJson(const json::object& object, Reader& outer) {
+  Reader reader(object);
+  PortSpec spec;
+  spec.name = reader.String("name");
+  spec.socket = reader.String("socket");
+  spec.queue_pairs = reader.Number<uint16_t>("queue_pairs");
+  spec.mtu = reader.Number<uint16_t>("mtu");
+  spec.contract = reader.String("contract");
+  if (!IsPortName(spec.name)) reader.Fail("\"name\" is not a port's name");
+  if (spec.socket.empty() || spec.socket[0] != '/' || spec.socket.size() > 107 ||
+      spec.socket.find('\0') != std::string::npos)
+    reader.Fail("\"socket\" is not an absolute path of at most 107 bytes");
+  if (spec.queue_pairs < 1 || spec.queue_pairs > 16) reader.Fail("\"queue_pairs\" is not 1 to 16");
+  if (spec.mtu < 68 || spec.mtu > 9216) reader.Fail("\"mtu\" is not 68 to 9216");
+  if (!reader.status().ok()) outer.Fail(absl::StrCat("port: ", std::string(reader.status().message())));
+  return spec;
+}
+
+SessionState StateFromJson(Reader& reader) {
+  const std::string text = reader.String("state");
+  for (SessionState state : {SessionState::kWaiting, SessionState::kConnected, SessionState::kRunning})
+    if (text == SessionStateName(state)) return state;
+  reader.Fail("\"state\" is not waiting, connected or running");
+  return SessionState::kWaiting;
+}
+
+PortSession SessionFromJson(const json::object& object, Reader& outer) {
+  Reader reader(object);
+  PortSession session;
+  session.spec = SpecFromJson(reader.Object("spec"), reader);
+  session.state = StateFromJson(reader);
+  session.daemon_attached = reader.Bool("daemon_attached");
+  session.reason = reader.String("reason");
+  if (!reader.status().ok()) outer.Fail(absl::StrCat("ports: ", std::string(reader.status().message())));
+  return session;
+}
+
+struct RequestEncoder {
+  json::object operator()(const HelloRequest& r) const {
+    return {{"op", "hello"}, {"version", r.version}, {"daemon", r.daemon}};
+  }
+  json::object operator()(const ListRequest&) const { return {{"op", "list"}}; }
+  json::object operator()(const AddRequest& r) const { return {{"op", "add"}, {"port", ToJson(r.port)}}; }
+  json::object operator()(const RemoveRequest& r) const { return {{"op", "remove"}, {"name", r.name}}; }
+};
+
+struct MessageEncoder {
+  json::object operator()(const ControlReply& r) const {
+    json::object object{{"ok", r.ok}};
+    if (!r.ok) object["error"] = r.error;
+    if (r.ok) object["version"] = kControlVersion;
+    if (!r.socket.empty()) object["socket"] = r.socket;
+    json::array ports;
+    for (const PortSession& p : r.ports)
+      ports.push_back(json::object{{"spec", ToJson(p.spec)},
+                                   {"state", std::string(SessionStateName(p.state))},
+                                   {"daemon_attached", p.daemon_attached},
+                                   {"reason", p.reason}});
+    if (!ports.empty()) object["ports"] = std::move(ports);
+    return object;
+  }
+  json::object operator()(const SessionEvent& e) const {
+    return {{"event", "session"},
+            {"name", e.name},
+            {"state", std::string(SessionStateName(e.state))},
+            {"reason", e.reason}};
+  }
+  json::object operator()(const AnnounceEvent& e) const {
+    return {{"event", "announce"}, {"name", e.name}, {"mac", e.mac}};
+  }
+};
+
+ControlReply ReplyFromJson(const json::object& object, Reader& reader) {
+  ControlReply reply;
+  reply.ok = reader.Bool("ok");
+  if (!reply.ok) reply.error = reader.String("error");
+  reply.socket = reader.StringOr("socket", "");
+  const json::value* ports = object.if_contains("ports");
+  if (ports && !ports->is_array()) reader.Fail("\"ports\" is not a list");
+  if (!ports || !ports->is_array()) return reply;
+  for (const json::value& port : ports->get_array()) {
+    if (!port.is_object()) reader.Fail("\"ports\" holds something else than objects");
+    if (port.is_object()) reply.ports.push_back(SessionFromJson(port.get_object(), reader));
+  }
+  return reply;
+}
+
+}  // namespace
+
+std::string_view SessionStateName(SessionState state) {
+  switch (state) {
+    case SessionState::kWaiting:
+      return "waiting";
+    case SessionState::kConnected:
+      return "connected";
+    case SessionState::kRunning:
+      return "running";
+  }
+  return "waiting";
+}
+
+std::string EncodeRequest(const ControlRequest& request) {
+  return json::serialize(std::visit(RequestEncoder{}, request));
+}
+
+absl::StatusOr<ControlRequest> DecodeRequest(std::string_view text) {
+  const absl::StatusOr<json::object> object = ParseObject(text);
+  if (!object.ok()) return object.status();
+  Reader reader(*object);
+  const std::string op = reader.String("op");
+  ControlRequest request;
+  if (op == "hello") {
+    request = HelloRequest{reader.Number<int>("version"), reader.String("daemon")};
+  } else if (op == "list") {
+    request = ListRequest{};
+  } else if (op == "add") {
+    request = AddRequest{SpecFromJson(reader.Object("port"), reader)};
+  } else if (op == "remove") {
+    request = RemoveRequest{reader.String("name")};
+  } else {
+    reader.Fail("\"op\" is none of hello, list, add, remove");
+  }
+  if (!reader.status().ok()) return reader.status();
+  return request;
+}
+
+std::string EncodeMessage(const ControlMessage& message) {
+  return json::serialize(std::visit(MessageEncoder{}, message));
+}
+
+absl::StatusOr<ControlMessage> DecodeMessage(std::string_view text) {
+  const absl::StatusOr<json::object> object = ParseObject(text);
+  if (!object.ok()) return object.status();
+  Reader reader(*object);
+  const std::string event = reader.StringOr("event", "");
+  ControlMessage message;
+  if (event == "session") {
+    message = SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason")};
+  } else if (event == "announce") {
+    message = AnnounceEvent{reader.String("name"), reader.String("mac")};
+  } else if (reader.Has("event")) {
+    reader.Fail("\"event\" is neither session nor announce");
+  } else {
+    message = ReplyFromJson(*object, reader);
+  }
+  if (!reader.status().ok()) return reader.status();
+  return message;
+}
+
+}  // namespace everport

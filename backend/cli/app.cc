@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
+#include "backend/cli/top.h"
 
 namespace everport::cli {
 namespace {
@@ -23,6 +24,8 @@ struct Options {
   unsigned index = 0;
   PortAddOptions add;
   bool no_follow = false;
+  TopOptions top;
+  DoctorOptions doctor;
 };
 
 CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* description, const char* example,
@@ -96,6 +99,24 @@ void AddPortVerbs(CLI::App& app, Options& o) {
   path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink")->required();
 }
 
+void AddWatchVerbs(CLI::App& app, Options& o) {
+  CLI::App* top = Verb(app, o, "top", "Rates of all ports, each second anew; q quits.",
+                       "everportctl top --count 5 | cat", [&o](const Client& client) { return RunTop(client, o.top); });
+  top->add_option("--count", o.top.count, "end after so many tables");
+  top->add_option("--interval", o.top.interval_s, "seconds between two tables")->capture_default_str();
+  CLI::App* doctor =
+      Verb(app, o, "doctor", "Look for the usual mistakes: sockets, guests' memory, hugepages, bridges, QEMU versions.",
+           "everportctl doctor --config /etc/everport/everport.toml",
+           [&o](const Client& client) { return RunDoctor(client, o.doctor); });
+  doctor->add_option("--config", o.doctor.config,
+                     "everport.toml, to look at its ports when the daemon does not answer");
+  doctor->add_option("--root", o.doctor.root, "")->group("");  // tests
+  Verb(app, o, "libvirt-xml", "What to put into a libvirt domain so that it uses a port.",
+       "everportctl libvirt-xml vm1-net0", [&o](const Client& client) { return ShowLibvirtXml(client, o.name); })
+      ->add_option("NAME", o.name, "port")
+      ->required();
+}
+
 void AddLaterVerbs(CLI::App& app, Options& o) {
   Verb(app, o, "handover", "Hand all ports over to another daemon.", "everportctl handover", NotYet("handover"));
   Verb(app, o, "drain", "Move all ports away, before maintenance.", "everportctl drain", NotYet("drain"));
@@ -137,6 +158,7 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
   app.fallthrough();
   AddShowVerbs(app, options);
   AddPortVerbs(app, options);
+  AddWatchVerbs(app, options);
   AddLaterVerbs(app, options);
   try {
     app.parse(argc, argv);

@@ -28,6 +28,15 @@ absl::Status RemovePort(const Client& client, const std::string& name);
 absl::Status ShowPort(const Client& client, const std::string& name);
 absl::Status SwitchPath(const Client& client, const std::string& name, unsigned index);
 
+absl::Status ShowLibvirtXml(const Client& client, const std::string& name);
+
+struct DoctorOptions {
+  std::string config;  // everport.toml, for when the daemon does not answer
+  std::string root;    // of the host's files; empty but in tests
+};
+// FailedPrecondition when there is a FAIL among the findings.
+absl::Status RunDoctor(const Client& client, const DoctorOptions& options);
+
 // GET /v1/ports/{name}; a name that cannot be one is refused here.
 absl::StatusOr<boost::json::value> GetPort(const Client& client, const std::string& name);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/format.h"
+#include "backend/cli/libvirt_xml.h"
 #include "backend/cli/table.h"
 #include "backend/config/check.h"
 #include "backend/config/config.h"
@@ -165,6 +166,18 @@ absl::Status ShowPort(const Client& client, const std::string& name) {
   const auto port = GetPort(client, name);
   if (!port.ok()) return port.status();
   client.json() ? client.PrintJson(*port) : PrintPort(client.out(), *port);
+  return absl::OkStatus();
+}
+
+absl::Status ShowLibvirtXml(const Client& client, const std::string& name) {
+  const auto port = GetPort(client, name);
+  if (!port.ok()) return port.status();
+  const std::string xml = LibvirtXml(*port);
+  if (client.json()) {
+    client.PrintJson(boost::json::object{{"xml", xml}});
+  } else {
+    client.out() << xml;
+  }
   return absl::OkStatus();
 }
 

@@ -1,0 +1,104 @@
+// `everportctl doctor`: gathers the facts, shows the findings.
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "backend/cli/commands.h"
+#include "backend/cli/doctor.h"
+#include "backend/cli/format.h"
+#include "backend/cli/run_version.h"
+#include "backend/cli/table.h"
+
+namespace everport::cli {
+namespace {
+
+using boost::json::value;
+
+const char* LevelName(Level level) {
+  switch (level) {
+    case Level::kOk:
+      return "OK";
+    case Level::kWarn:
+      return "WARN";
+    case Level::kFail:
+      return "FAIL";
+  }
+  return "?";
+}
+
+DoctorPort PortFromView(const value& view) {
+  DoctorPort port;
+  port.config.name = Text(view, "/name");
+  port.config.socket = Text(view, "/socket");
+  port.state = Text(view, "/state");
+  for (size_t i = 0; view.is_object(); ++i) {
+    const std::string base = absl::StrCat("/uplinks/", i);
+    const auto kind = ParseUplinkKind(Text(view, (base + "/kind").c_str()));
+    if (!kind.ok()) break;  // past the last
+    port.config.uplinks.push_back(
+        {*kind, Text(view, (base + "/device").c_str()), Text(view, (base + "/bridge").c_str())});
+    port.uplink_errors.push_back(Text(view, (base + "/error").c_str()));
+  }
+  return port;
+}
+
+// The daemon's account. What it cannot tell stays as the configuration has it.
+void AskDaemon(const Client& client, DoctorFacts& facts) {
+  const auto health = client.Health();
+  if (!health.ok()) {
+    facts.api_error = std::string(health.status().message());
+    return;
+  }
+  facts.health = DoctorHealth{Text(*health, "/ready") == "true", Text(*health, "/keeper"), {}};
+  if (const auto* problems = health->is_object() ? health->get_object().if_contains("problems") : nullptr;
+      problems && problems->is_array()) {
+    for (const value& problem : problems->get_array()) facts.health->problems.push_back(Text(problem, ""));
+  }
+  const auto ports = client.Get("/v1/ports");
+  if (!ports.ok() || !ports->is_array()) return;
+  facts.ports.clear();
+  for (const value& view : ports->get_array()) facts.ports.push_back(PortFromView(view));
+}
+
+absl::Status ReadConfig(const std::string& file, DoctorFacts& facts) {
+  auto config = LoadConfig(file);
+  if (!config.ok()) return config.status();
+  facts.daemon = config->daemon;
+  for (PortConfig& port : config->ports) facts.ports.push_back({std::move(port), "", {}});
+  return absl::OkStatus();
+}
+
+void PrintFindings(const Client& client, const std::vector<Finding>& findings) {
+  if (client.json()) {
+    boost::json::array list;
+    for (const Finding& finding : findings) {
+      list.push_back(value{{"level", LevelName(finding.level)}, {"object", finding.object}, {"finding", finding.text}});
+    }
+    return client.PrintJson(list);
+  }
+  Table table({{"LEVEL"}, {"OBJECT"}, {"FINDING; MEND"}});
+  for (const Finding& finding : findings) table.Add({LevelName(finding.level), finding.object, finding.text});
+  client.out() << table.Text();
+}
+
+}  // namespace
+
+absl::Status RunDoctor(const Client& client, const DoctorOptions& options) {
+  DoctorFacts facts;
+  facts.root = HostRoot(options.root);
+  facts.run_version = [&](const std::string& exe) { return RunVersion(options.root + exe); };
+  if (!options.config.empty()) {
+    if (absl::Status status = ReadConfig(options.config, facts); !status.ok()) return status;
+  }
+  AskDaemon(client, facts);
+  const std::vector<Finding> findings = Examine(facts);
+  PrintFindings(client, findings);
+  const auto failed =
+      std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.level == Level::kFail; });
+  if (failed == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("doctor: ", failed, " of ", findings.size(), " findings are FAIL; mend those first"));
+}
+
+}  // namespace everport::cli

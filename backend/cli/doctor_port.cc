@@ -1,0 +1,208 @@
+// What doctor looks at around a port: the folder and the socket, and what its uplinks stand on.
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "backend/cli/doctor.h"
+
+namespace everport::cli {
+namespace {
+
+constexpr uint32_t kInterfaceUp = 0x1;  // IFF_UP, linux/if.h
+
+// Whether credentials have these permissions (an rwx mask, such as 5 for r-x) on a file.
+bool May(const Credentials& who, const struct stat& st, unsigned wanted) {
+  if (who.uid == 0) return true;
+  unsigned shift = 0;
+  if (who.uid == st.st_uid) {
+    shift = 6;
+  } else if (std::find(who.gids.begin(), who.gids.end(), st.st_gid) != who.gids.end()) {
+    shift = 3;
+  }
+  return (st.st_mode >> shift & wanted) == wanted;
+}
+
+// Who connects to guests' sockets: the keeper, or the daemon where there is none.
+struct Connector {
+  std::string name;
+  std::optional<Credentials> credentials;
+};
+Connector FindConnector(const HostRoot& root) {
+  for (const char* name : {"everport-keeper", "everportd"}) {
+    if (auto credentials = CredentialsOf(root, name)) return {name, credentials};
+  }
+  return {};
+}
+
+bool ExamineFolder(const DoctorFacts& facts, const std::string& object, const std::string& folder,
+                   std::vector<Finding>& findings) {
+  const auto st = facts.root.Stat(folder);
+  if (!st || !S_ISDIR(st->st_mode)) {
+    findings.push_back(
+        {Level::kFail, object,
+         absl::StrCat("socket folder ", folder, " is missing; run: install -d -g everport -m 0770 ", folder)});
+    return false;
+  }
+  if (const Connector who = FindConnector(facts.root); who.credentials && !May(*who.credentials, *st, 5)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat(who.name, " may not look into ", folder, "; run: chgrp everport ", folder,
+                                     " && chmod g+rx ", folder)});
+    return false;
+  }
+  // With the sticky bit others cannot replace a socket, but still make one where none is yet.
+  if (st->st_mode & S_IWOTH) {
+    findings.push_back(
+        {Level::kWarn, object, absl::StrCat("any user may put a socket into ", folder, "; run: chmod o-w ", folder)});
+  }
+  return true;
+}
+
+uint32_t InterfaceFlags(const HostRoot& root, const std::string& device) {
+  uint32_t flags = 0;
+  const std::string text = root.Read(absl::StrCat("/sys/class/net/", device, "/flags")).value_or("");
+  return absl::SimpleHexAtoi(text, &flags) ? flags : 0;
+}
+
+void ExamineInterface(const HostRoot& root, const std::string& object, const std::string& device,
+                      std::vector<Finding>& findings) {
+  if (!root.Exists("/sys/class/net/" + device)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat("network interface ", device, " is missing; `ip link` lists those there are")});
+  } else if (!(InterfaceFlags(root, device) & kInterfaceUp)) {
+    findings.push_back({Level::kWarn, object, absl::StrCat(device, " is down; run: ip link set ", device, " up")});
+  } else {
+    findings.push_back({Level::kOk, object, absl::StrCat(device, " is up")});
+  }
+}
+
+void ExamineBridge(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+                   std::vector<Finding>& findings) {
+  const std::string& bridge = uplink.bridge;
+  const std::string base = "/sys/class/net/";
+  if (!root.Exists(base + bridge)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat("bridge ", bridge, " is missing; run: ip link add ", bridge,
+                                     " type bridge && ip link set ", bridge, " up")});
+  } else if (!root.Exists(base + bridge + "/bridge")) {
+    findings.push_back({Level::kFail, object, absl::StrCat(bridge, " is not a bridge; name one in bridge =")});
+  } else if (!(InterfaceFlags(root, bridge) & kInterfaceUp)) {
+    findings.push_back(
+        {Level::kWarn, object, absl::StrCat("bridge ", bridge, " is down; run: ip link set ", bridge, " up")});
+  } else {
+    findings.push_back({Level::kOk, object, absl::StrCat("bridge ", bridge, " is up")});
+  }
+}
+
+void ExamineTap(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+                std::vector<Finding>& findings) {
+  const std::string base = "/sys/class/net/" + uplink.device;
+  if (!uplink.bridge.empty()) ExamineBridge(root, object, uplink, findings);
+  if (!root.Exists(base)) return;  // the daemon makes it
+  if (!root.Exists(base + "/tun_flags")) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat(uplink.device, " is there but is not a tap; choose another name in device =")});
+    return;
+  }
+  const std::string master = root.LinkName(base + "/master");
+  if (!master.empty() && !uplink.bridge.empty() && master != uplink.bridge) {
+    findings.push_back({Level::kWarn, object,
+                        absl::StrCat("tap ", uplink.device, " is in ", master, ", not in ", uplink.bridge,
+                                     "; run: ip link set ", uplink.device, " master ", uplink.bridge)});
+  }
+}
+
+void ExaminePciDevice(const HostRoot& root, const std::string& object, const std::string& address,
+                      std::vector<Finding>& findings) {
+  const std::string base = "/sys/bus/pci/devices/" + address;
+  if (!root.Exists(base)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat("PCI device ", address,
+                                     " is missing; make VFs: echo N > /sys/class/net/PF/device/"
+                                     "sriov_numvfs")});
+    return;
+  }
+  const std::string driver = root.LinkName(base + "/driver");
+  if (driver != "vfio-pci") {
+    findings.push_back({Level::kWarn, object,
+                        absl::StrCat(address, " has the driver ", driver.empty() ? "(none)" : driver,
+                                     "; bind it to vfio-pci: driverctl set-override ", address, " vfio-pci")});
+  } else {
+    findings.push_back({Level::kOk, object, absl::StrCat(address, " is bound to vfio-pci")});
+  }
+}
+
+void ExamineUplink(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+                   std::vector<Finding>& findings) {
+  switch (uplink.kind) {
+    case UplinkKind::kTap:
+      return ExamineTap(root, object, uplink, findings);
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+      return ExamineInterface(root, object, uplink.device, findings);
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+      return ExaminePciDevice(root, object, uplink.device, findings);
+    case UplinkKind::kVhostVdpa:
+      if (!root.Exists(uplink.device)) {
+        findings.push_back({Level::kFail, object,
+                            absl::StrCat(uplink.device, " is missing; run: modprobe vhost_vdpa, and vdpa dev add")});
+      }
+      return;
+    case UplinkKind::kVirtioUser:
+    case UplinkKind::kVdev:
+    case UplinkKind::kPort:
+      return;  // nothing on the host to look at
+  }
+}
+
+}  // namespace
+
+void ExamineSocket(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings) {
+  const std::string object = absl::StrCat("port ", port.config.name);
+  const std::string& socket = port.config.socket;
+  if (!ExamineFolder(facts, object, std::filesystem::path(socket).parent_path().string(), findings)) return;
+  const auto st = facts.root.Stat(socket);
+  if (!st) {
+    findings.push_back({Level::kWarn, object,
+                        absl::StrCat("no QEMU has made ", socket,
+                                     " yet; start the guest with -chardev socket,id=c0,path=", socket, ",server=on")});
+    return;
+  }
+  if (!S_ISSOCK(st->st_mode)) {
+    findings.push_back({Level::kFail, object, absl::StrCat(socket, " is no socket; remove it")});
+    return;
+  }
+  if (const Connector who = FindConnector(facts.root); who.credentials && !May(*who.credentials, *st, 2)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat(who.name, " may not connect to ", socket,
+                                     "; run QEMU in the group everport, or: chgrp "
+                                     "everport ",
+                                     socket, " && chmod g+w ", socket)});
+    return;
+  }
+  const auto listening = ListeningSockets(facts.root);
+  // A daemon that is connected knows better than a list of this network namespace.
+  if (std::find(listening.begin(), listening.end(), socket) == listening.end() && port.state != "connected" &&
+      port.state != "running") {
+    findings.push_back(
+        {Level::kWarn, object,
+         absl::StrCat("nobody listens on ", socket, ", it is left over from a QEMU that ended; start the guest")});
+    return;
+  }
+  findings.push_back({Level::kOk, object, absl::StrCat("QEMU listens on ", socket)});
+}
+
+void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings) {
+  for (size_t i = 0; i < port.config.uplinks.size(); ++i) {
+    const UplinkConfig& uplink = port.config.uplinks[i];
+    const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);
+    ExamineUplink(facts.root, object, uplink, findings);
+    if (i < port.uplink_errors.size() && !port.uplink_errors[i].empty()) {
+      findings.push_back({Level::kWarn, object, absl::StrCat("everportd: ", port.uplink_errors[i])});
+    }
+  }
+}
+
+}  // namespace everport::cli

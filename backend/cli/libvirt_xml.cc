@@ -1,0 +1,53 @@
+#include "backend/cli/libvirt_xml.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "backend/cli/format.h"
+#include "migration/feature_contract.h"
+
+namespace everport::cli {
+namespace {
+
+std::string Escape(const std::string& text) {
+  return absl::StrReplaceAll(text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&apos;"}});
+}
+
+// The contract says whether the port offers packed rings; a guest whose driver has none uses split ones all the same.
+bool OffersPacked(const std::string& contract) {
+  const auto found = FindContract(contract);
+  return found.ok() && (found->features >> kRingPacked & 1);
+}
+
+}  // namespace
+
+std::string LibvirtXml(const boost::json::value& port) {
+  const std::string packed = OffersPacked(Text(port, "/contract")) ? " packed='on'" : "";
+  return absl::StrCat(
+      "<!-- Directly below <domain>: the daemon must reach the guest's memory. Keep other hugepages/nosharepages "
+      "settings. -->\n"
+      "<memoryBacking>\n"
+      "  <source type='memfd'/>\n"
+      "  <access mode='shared'/>\n"
+      "</memoryBacking>\n"
+      "\n"
+      "<!-- Below <devices>: port ",
+      Escape(Text(port, "/name")),
+      ". -->\n"
+      "<interface type='vhostuser'>\n"
+      "  <mac address='",
+      Escape(Text(port, "/mac")),
+      "'/>\n"
+      "  <source type='unix' path='",
+      Escape(Text(port, "/socket")),
+      "' mode='server'/>\n"
+      "  <model type='virtio'/>\n"
+      "  <driver queues='",
+      Text(port, "/queue_pairs"), "' rx_queue_size='1024' tx_queue_size='1024'", packed,
+      "/>\n"
+      "  <mtu size='",
+      Text(port, "/mtu"),
+      "'/>\n"
+      "</interface>\n");
+}
+
+}  // namespace everport::cli

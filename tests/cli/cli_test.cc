@@ -1,0 +1,376 @@
+// everportctl against a real API socket, in one process: arguments in, text and exit status out.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/json/parse.hpp>
+#include <future>
+#include <sstream>
+#include <thread>
+
+#include "backend/api/http_server.h"
+#include "backend/cli/app.h"
+#include "tests/api/fake_service.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace everport::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+struct Result {
+  int status = -1;
+  std::string out, err;
+};
+
+// A daemon that is a fake service behind a real API server, with a control thread of its own.
+class Daemon {
+ public:
+  explicit Daemon(const std::string& socket) {
+    fakes::FillWithExample(service_);
+    server_ = ApiServer::Listen(io_, service_, socket).value();
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~Daemon() {
+    Do([this] { server_.reset(); });
+    work_.reset();
+    thread_.join();
+  }
+  // Runs it on the control thread, to its end.
+  template <typename F>
+  void Do(F work) {
+    std::promise<void> done;
+    boost::asio::post(io_, [&] {
+      work();
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+  fakes::FakeService& service() { return service_; }  // on the control thread only
+
+ private:
+  boost::asio::io_context io_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
+  fakes::FakeService service_;
+  std::unique_ptr<ApiServer> server_;
+  std::thread thread_;
+};
+
+class CliTest : public testing::Test {
+ protected:
+  Result Run(std::vector<std::string> args, const std::string& input = "") {
+    std::vector<const char*> argv = {"everportctl"};
+    for (const std::string& arg : args) argv.push_back(arg.c_str());
+    std::istringstream in(input);
+    std::ostringstream out, err;
+    CliIo io{in, out, err};
+    const int status = RunCli(static_cast<int>(argv.size()), argv.data(), socket, io);
+    return {status, out.str(), err.str()};
+  }
+  boost::json::value Json(std::vector<std::string> args) {
+    args.insert(args.begin(), "--json");
+    const Result result = Run(args);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return boost::json::parse(result.out);
+  }
+
+  fakes::TempDir dir;
+  const std::string socket = dir / "api.sock";
+  Daemon daemon{socket};
+};
+
+TEST_F(CliTest, PortsIsATable) {
+  const Result result = Run({"ports"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(
+      result.out,
+      "NAME      STATE    PATH          MODE   RX-PACKETS  TX-PACKETS  DROPS  NODE  POLLER  NOTE\n"
+      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     10     0       1  -\n"
+      "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
+}
+
+TEST_F(CliTest, PortsAsJsonIsAListOfObjects) {
+  const auto ports = Json({"ports"}).as_array();
+  ASSERT_EQ(ports.size(), 2u);
+  EXPECT_EQ(ports[0].at("name"), "vm1-net0");
+  EXPECT_EQ(ports[0].at("path").at("mode"), "relay");
+}
+
+TEST_F(CliTest, StatsHasDropsByCause) {
+  EXPECT_EQ(
+      Run({"stats"}).out,
+      "NAME      RX-PACKETS  RX-BYTES  TX-PACKETS  TX-BYTES  DROPS  RING-FULL  UPLINK-FULL  MALFORMED  NO-PATH\n"
+      "vm1-net0        1234   1.23 MB         500   64.0 kB     10          1            2          3        4\n"
+      "vm2                0       0 B           0       0 B      0          0            0          0        0\n");
+}
+
+TEST_F(CliTest, StatsOfOnePortIsByQueue) {
+  EXPECT_EQ(Run({"stats", "vm1-net0"}).out,
+            "              RX     TX\n"
+            "packets     1234    500\n"
+            "bytes    1234567  64000\n"
+            "\n"
+            "PAIR  RX-PACKETS  TX-PACKETS  RX  TX\n"
+            "   0        1000         400  on  on\n"
+            "   1         234         100  on  off\n"
+            "\n"
+            "DROPPED BECAUSE            PACKETS\n"
+            "guest's receive ring full        1\n"
+            "uplink full                      2\n"
+            "malformed                        3\n"
+            "no path                          4\n");
+}
+
+TEST_F(CliTest, PortShowTellsAll) {
+  EXPECT_EQ(Run({"port", "show", "vm1-net0"}).out,
+            "port         vm1-net0\n"
+            "state        running\n"
+            "path         1 tap:ep-vm1 (relay): uplink 0 (vf 0000:3b:02.1): no such device\n"
+            "socket       /run/vms/vm1-net0.sock\n"
+            "mac          52:54:00:00:00:02\n"
+            "mtu          1500\n"
+            "queue pairs  2\n"
+            "contract     everport-1\n"
+            "features     0x100008000, packed rings\n"
+            "numa node    0\n"
+            "poller       1\n"
+            "sessions     2, taken over 3\n"
+            "rx           1234 packets, 1234567 bytes\n"
+            "tx           500 packets, 64000 bytes\n"
+            "drops        10\n"
+            "\n"
+            "UPLINK  KIND  DEVICE        BRIDGE  STATE   ERROR\n"
+            "     0  vf    0000:3b:02.1  -       failed  no such device\n"
+            "     1  tap   ep-vm1        br0     active  -\n");
+}
+
+TEST_F(CliTest, PortIsAddedFromFlags) {
+  const Result result =
+      Run({"port", "add", "vm9", "--socket", "/run/vms/vm9.sock", "--uplink", "vdev:net_null0,size=64", "--uplink",
+           "tap:ep-vm9,bridge=br1", "--mac", "52:54:00:00:00:09", "--queue-pairs", "4", "--mtu", "9000"});
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(result.out, "port vm9 added: waiting\n");
+  daemon.Do([&] {
+    ASSERT_EQ(daemon.service().ports.size(), 3u);
+    const PortConfig& port = daemon.service().ports[2].config;
+    EXPECT_EQ(port.socket, "/run/vms/vm9.sock");
+    EXPECT_EQ(port.mac, "52:54:00:00:00:09");
+    EXPECT_EQ(port.queue_pairs, 4);
+    EXPECT_EQ(port.mtu, 9000);
+    const std::vector<UplinkConfig> uplinks = {{UplinkKind::kVdev, "net_null0,size=64", ""},
+                                               {UplinkKind::kTap, "ep-vm9", "br1"}};
+    EXPECT_EQ(port.uplinks, uplinks);
+  });
+}
+
+TEST_F(CliTest, PortIsAddedFromAFileOrStdin) {
+  const std::string text = R"({"name":"vm9","socket":"/s.sock","uplink":[{"kind":"tap","device":"t9"}]})";
+  EXPECT_EQ(Run({"port", "add", "--file", "-"}, text).out, "port vm9 added: waiting\n");
+  const Result again = Run({"port", "add", "--file", dir.Write("port.json", text)});
+  EXPECT_EQ(again.status, 1);
+  EXPECT_EQ(again.err, "everportctl: port vm9: there is one of this name; choose another, or remove it first\n");
+  EXPECT_EQ(Run({"port", "add", "--file", dir / "none"}).status, 1);
+}
+
+TEST_F(CliTest, PortAddRefusesBadValuesByItself) {
+  struct {
+    std::vector<std::string> args;
+    const char* error;
+  } cases[] = {
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap"}, "--uplink tap: not KIND:DEVICE"},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tapp:x"}, "--uplink tapp:x: "},
+      {{"port", "add", "vm9", "--uplink", "tap:x"}, "port vm9"},
+      {{"port", "add", "vm9", "--socket", "/s"}, "port vm9"},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--mtu", "99999"}, "port vm9"},
+      {{"port", "show", "a/b"}, "port a/b: not a port's name"},
+  };
+  for (const auto& bad : cases) {
+    const Result result = Run(bad.args);
+    EXPECT_EQ(result.status, 1) << bad.error;
+    EXPECT_EQ(result.out, "");
+    EXPECT_THAT(result.err, HasSubstr(bad.error));
+    EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
+  }
+}
+
+TEST_F(CliTest, PortIsRemoved) {
+  EXPECT_EQ(Run({"port", "remove", "vm2"}).out, "port vm2 removed\n");
+  const Result again = Run({"port", "remove", "vm2"});
+  EXPECT_EQ(again.status, 1);
+  EXPECT_EQ(again.err,
+            "everportctl: port vm2: there is none of this name; `everportctl ports` lists those there are\n");
+}
+
+TEST_F(CliTest, PathSwitches) {
+  EXPECT_EQ(Run({"path", "vm1-net0", "0"}).out, "port vm1-net0: path 0 vf:0000:3b:02.1 (relay)\n");
+  EXPECT_EQ(Run({"path", "vm1-net0", "5"}).err, "everportctl: port vm1-net0: no uplink 5\n");
+}
+
+TEST_F(CliTest, EventsEndWhenTheyShallNotFollow) {
+  EXPECT_EQ(Run({"events", "--no-follow"}).out,
+            "2023-11-14T22:13:20.000+00:00  everportd  config  2 ports\n"
+            "2023-11-14T22:13:20.000+00:00  vm1-net0  path  0 (vf) failed; 1 (tap) running\n");
+  EXPECT_THAT(Run({"--json", "events", "--no-follow"}).out, StartsWith(R"({"id":1,"time_unix_us":1700000000000000,)"));
+}
+
+// Passes lines on as they are written; fails from the third on, as a closed pipe does.
+class TwoLines : public std::stringbuf {
+ public:
+  std::promise<void> first;
+
+ private:
+  int sync() override {
+    if (++lines_ == 1) first.set_value();
+    return lines_ < 3 ? 0 : -1;
+  }
+  int lines_ = 0;
+};
+
+TEST_F(CliTest, EventsFollowUntilNobodyReadsThem) {
+  TwoLines buffer;
+  std::ostream out(&buffer);
+  std::istringstream in;
+  std::ostringstream err;
+  std::thread reader([&] {
+    CliIo io{in, out, err};
+    const char* const argv[] = {"everportctl", "events"};
+    EXPECT_EQ(RunCli(2, argv, socket, io), 0);
+  });
+  buffer.first.get_future().wait();
+  daemon.Do([&] { daemon.service().Emit("vm2", "state", "connected"); });
+  reader.join();
+  EXPECT_THAT(buffer.str(), HasSubstr("vm2  state  connected\n"));
+}
+
+TEST_F(CliTest, PlacementAndContract) {
+  EXPECT_EQ(Run({"placement"}).out,
+            "PORT      GUEST-NODE  POOL-NODE  POLLER  POLLER-NODE  NOTE\n"
+            "vm1-net0           0          0       1            0  local\n"
+            "vm2                -          -       -            -  no guest\n");
+  EXPECT_THAT(Run({"contract", "show"}).out, HasSubstr("\neverport-1  9216           16      32768  0x"));
+  EXPECT_THAT(Run({"contract", "show", "everport-1"}).out, HasSubstr("\n    VIRTIO_F_RING_PACKED\n"));
+  EXPECT_EQ(Json({"contract", "show", "minimal-1"}).at("max_queue_pairs"), 1);
+  EXPECT_EQ(Run({"contract", "show", "nope"}).status, 1);
+}
+
+TEST_F(CliTest, VersionIsOfBoth) {
+  EXPECT_EQ(Run({"version"}).out, "everportctl " EVERPORT_VERSION "\neverportd   " EVERPORT_VERSION " (a)\n");
+  EXPECT_EQ(Json({"version"}).at("daemon"), "a");
+  const Result alone = Run({"--api", dir / "none.sock", "version"});
+  EXPECT_EQ(alone.status, 0);
+  EXPECT_THAT(alone.out, HasSubstr("everportd   not reachable: "));
+}
+
+TEST_F(CliTest, TopPrintsPlainTablesWhereThereIsNoTerminal) {
+  const Result result = Run({"top", "--count", "2", "--interval", "0.01"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.out,
+            "2 ports, rx 0 pps 0 bit/s, tx 0 pps 0 bit/s, drops 0 /s\n"
+            "\n"
+            "NAME      STATE    PATH             RX       RX     TX       TX  DROPS\n"
+            "vm1-net0  running  1 tap:ep-vm1  0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n"
+            "vm2       waiting  -             0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n"
+            "\n"
+            "2 ports, rx 0 pps 0 bit/s, tx 0 pps 0 bit/s, drops 0 /s\n"
+            "\n"
+            "NAME      STATE    PATH             RX       RX     TX       TX  DROPS\n"
+            "vm1-net0  running  1 tap:ep-vm1  0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n"
+            "vm2       waiting  -             0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n");
+  EXPECT_EQ(Json({"top", "--interval", "0.01"}).at(0).at("rx_pps"), 0.0);
+  EXPECT_EQ(Run({"top", "--interval", "0"}).status, 1);
+}
+
+TEST_F(CliTest, LibvirtXmlOfAPort) {
+  EXPECT_THAT(Run({"libvirt-xml", "vm1-net0"}).out, HasSubstr("path='/run/vms/vm1-net0.sock' mode='server'"));
+  EXPECT_THAT(std::string(Json({"libvirt-xml", "vm1-net0"}).at("xml").as_string()), HasSubstr("memfd"));
+}
+
+TEST_F(CliTest, DoctorFailsWithFindings) {
+  const Result result = Run({"doctor", "--root", dir.path()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.out, StartsWith("LEVEL  OBJECT"));
+  EXPECT_THAT(result.out, HasSubstr("\nOK     keeper                   connected\n"));
+  EXPECT_THAT(result.out, HasSubstr("\nFAIL   port vm1-net0            socket folder /run/vms is missing; "));
+  EXPECT_THAT(result.err, HasSubstr("everportctl: doctor: "));
+  const Result json = Run({"--json", "doctor", "--root", dir.path()});
+  EXPECT_EQ(boost::json::parse(json.out).at(0).at("level"), "OK");
+}
+
+TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
+  const std::string config = dir.Write("everport.toml",
+                                       "[[port]]\nname = \"p\"\nsocket = \"/run/x/p.sock\"\n"
+                                       "[[port.uplink]]\nkind = \"af_packet\"\ndevice = \"eth9\"\n");
+  const Result result = Run({"--api", dir / "none.sock", "doctor", "--config", config, "--root", dir.path()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.out, HasSubstr("FAIL   everportd"));
+  EXPECT_THAT(result.out, HasSubstr("FAIL   port p            socket folder /run/x is missing"));
+  EXPECT_THAT(result.out, HasSubstr("FAIL   port p uplink 0   network interface eth9 is missing"));
+  EXPECT_EQ(Run({"doctor", "--config", dir / "none.toml"}).status, 1);
+}
+
+TEST_F(CliTest, WhatComesLaterSaysSo) {
+  for (const auto& args : std::vector<std::vector<std::string>>{
+           {"migrate"}, {"handover"}, {"drain"}, {"contract", "check"}, {"--api", "https://host:9440", "ports"}}) {
+    const Result result = Run(args);
+    EXPECT_EQ(result.status, 1);
+    EXPECT_THAT(result.err, HasSubstr("not available yet"));
+  }
+}
+
+TEST_F(CliTest, NoDaemonIsOneLineWithTheMend) {
+  const Result result = Run({"--api", dir / "none.sock", "ports"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(result.err, "everportctl: " + (dir / "none.sock") +
+                            ": No such file or directory; start everportd, or name its API socket with --api\n");
+}
+
+TEST_F(CliTest, WrongUsageIsTwo) {
+  for (const auto& args : std::vector<std::vector<std::string>>{{},
+                                                                {"nope"},
+                                                                {"port"},
+                                                                {"port", "nope"},
+                                                                {"port", "remove"},
+                                                                {"ports", "surplus"},
+                                                                {"ports", "--nope"},
+                                                                {"path", "vm1", "-1"},
+                                                                {"path", "vm1", "x"},
+                                                                {"port", "add", "vm1", "--file", "x"}}) {
+    const Result result = Run(args);
+    EXPECT_EQ(result.status, 2);
+    EXPECT_EQ(result.out, "");
+    EXPECT_NE(result.err, "");
+  }
+}
+
+TEST_F(CliTest, EveryVerbsHelpHasAnExample) {
+  for (const std::vector<std::string>& verb : std::vector<std::vector<std::string>>{{"ports"},
+                                                                                    {"stats"},
+                                                                                    {"top"},
+                                                                                    {"events"},
+                                                                                    {"placement"},
+                                                                                    {"version"},
+                                                                                    {"contract", "show"},
+                                                                                    {"contract", "check"},
+                                                                                    {"port", "add"},
+                                                                                    {"port", "remove"},
+                                                                                    {"port", "show"},
+                                                                                    {"path"},
+                                                                                    {"handover"},
+                                                                                    {"drain"},
+                                                                                    {"migrate"},
+                                                                                    {"libvirt-xml"},
+                                                                                    {"doctor"}}) {
+    auto args = verb;
+    args.push_back("--help");
+    const Result result = Run(args);
+    EXPECT_EQ(result.status, 0);
+    EXPECT_THAT(result.out, HasSubstr("Example:\n  everportctl " + verb[0]));
+  }
+}
+
+}  // namespace
+}  // namespace everport::cli

@@ -1,0 +1,339 @@
+#include "backend/cli/doctor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "backend/base/unique_fd.h"
+#include "backend/cli/run_version.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace everport::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::Each;
+using ::testing::Field;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+auto Is(Level level, const std::string& object, const std::string& text) {
+  return AllOf(Field(&Finding::level, level), Field(&Finding::object, object), Field(&Finding::text, HasSubstr(text)));
+}
+
+constexpr char kSocket[] = "/run/vms/vm1.sock";
+constexpr char kQemu10[] = "QEMU emulator version 10.0.13 (Debian 1:10.0.13)\nCopyright";
+constexpr char kQemu7[] = "QEMU emulator version 7.2.15 (Debian 1:7.2+dfsg)\nCopyright";
+
+// A host on which nothing is wrong; each test breaks one thing.
+class DoctorTest : public testing::Test {
+ protected:
+  DoctorTest() {
+    facts.root = HostRoot(dir.path());
+    facts.health = DoctorHealth{true, "connected", {}};
+    facts.run_version = [this](const std::string&) { return version; };
+    DoctorPort port;
+    port.config.name = "vm1";
+    port.config.socket = kSocket;
+    port.config.uplinks = {{UplinkKind::kTap, "ep-vm1", "br0"}};
+    facts.ports = {port};
+
+    Write("/proc/meminfo",
+          "MemTotal: 100 kB\nHugePages_Total:     512\nHugePages_Free:      200\nHugepagesize: 2048 kB\n");
+    Write("/proc/mounts", "none /dev/hugepages hugetlbfs rw 0 0\n");
+    Write("/proc/net/protocols", "protocol size\nTCP 1\nXDP 2\n");
+    Write("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages", "512\n");
+    Write("/dev/net/tun", "");
+    Interface("br0", "0x1003");
+    fs::create_directories(Path("/sys/class/net/br0/bridge"));
+    fs::create_directories(Path("/run/vms"));
+    fs::permissions(Path("/run/vms"), fs::perms(0750));
+    MakeSocket();
+    Write("/proc/net/unix", absl::StrCat("Num RefCount Protocol Flags Type St Inode Path\n",
+                                         "0000: 00000003 00000000 00000000 0001 03 14 /run/vms/other.sock\n",
+                                         "0000: 00000002 00000000 00010000 0001 01 15 ", kSocket, "\n"));
+    Qemu({"-accel", "tcg", "-object", "memory-backend-memfd,id=mem,size=256M,share=on", "-numa", "node,memdev=mem"});
+  }
+
+  std::string Path(const std::string& path) { return dir.path() + path; }
+  void Write(const std::string& path, const std::string& text) {
+    fs::create_directories(fs::path(Path(path)).parent_path());
+    std::ofstream(Path(path)) << text;
+  }
+  void Interface(const std::string& name, const std::string& flags) {
+    Write(absl::StrCat("/sys/class/net/", name, "/flags"), flags + "\n");
+  }
+  void MakeSocket() {
+    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, Path(kSocket).c_str(), sizeof address.sun_path - 1);
+    ASSERT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  }
+  void Qemu(std::vector<std::string> args,
+            const std::string& chardev = absl::StrCat("socket,id=c0,path=", kSocket, ",server=on")) {
+    args.insert(args.begin(), "/usr/bin/qemu-system-x86_64");
+    args.insert(args.end(), {"-chardev", chardev, "-netdev", "vhost-user,id=n0,chardev=c0"});
+    Write("/proc/77/cmdline", absl::StrJoin(args, absl::string_view("\0", 1)) + std::string(1, '\0'));
+  }
+  void Keeper(unsigned uid, unsigned gid) {
+    Write("/proc/50/comm", "everport-keeper\n");
+    Write("/proc/50/status", absl::StrCat("Name:\tx\nUid:\t", uid, "\t", uid, "\t", uid, "\t", uid, "\nGid:\t", gid,
+                                          "\t", gid, "\t", gid, "\t", gid, "\nGroups:\t\n"));
+  }
+  UplinkConfig& uplink() { return facts.ports[0].config.uplinks[0]; }
+
+  fakes::TempDir dir;
+  DoctorFacts facts;
+  absl::StatusOr<std::string> version = std::string(kQemu10);
+};
+
+TEST_F(DoctorTest, NothingIsWrong) {
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Each(Field(&Finding::level, Level::kOk)));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "everportd", "ready")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "keeper", "connected")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "hugepages", "512 of 2 MiB, 200 free")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "port vm1", "QEMU listens")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "port vm1", "memory is shared")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "port vm1", "QEMU 10.0.13 (pid 77)")));
+  EXPECT_THAT(findings, Contains(Is(Level::kOk, "port vm1 uplink 0", "bridge br0 is up")));
+}
+
+TEST_F(DoctorTest, DaemonDoesNotAnswer) {
+  facts.health.reset();
+  facts.api_error = "api.sock: refused; start it";
+  facts.ports.clear();
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Contains(Is(Level::kFail, "everportd", "api.sock: refused; start it")));
+  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "ports", "--config")));
+}
+
+TEST_F(DoctorTest, DaemonIsNotReadyAndSaysWhy) {
+  facts.health = DoctorHealth{false, "not connected: no such file", {"poller 1: stuck; restart"}};
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Contains(Is(Level::kFail, "everportd", "not ready")));
+  EXPECT_THAT(findings, Contains(Is(Level::kFail, "keeper", "not connected: no such file; start it")));
+  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "everportd", "poller 1: stuck; restart")));
+}
+
+TEST_F(DoctorTest, KeeperIsOff) {
+  facts.health->keeper = "off";
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "keeper", "lose their link")));
+}
+
+TEST_F(DoctorTest, NoHugepages) {
+  Write("/proc/meminfo", "HugePages_Total:       0\n");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "hugepages", "nr_hugepages")));
+  facts.daemon = DaemonConfig{};
+  facts.daemon->memory = DaemonConfig::Memory::kHugepages;
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "hugepages", "nr_hugepages")));
+}
+
+TEST_F(DoctorTest, HugepagesNotMountedOrNotOnANode) {
+  Write("/proc/mounts", "none / ext4 rw 0 0\n");
+  Write("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "hugepages", "mount -t hugetlbfs")));
+  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "hugepages", "none on node1")));
+}
+
+TEST_F(DoctorTest, NoTun) {
+  fs::remove(Path("/dev/net/tun"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "tap", "modprobe tun")));
+}
+
+TEST_F(DoctorTest, AfXdpNeedsTheKernels) {
+  uplink() = {UplinkKind::kAfXdp, "br0", ""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "af_xdp", "AF_XDP")));
+  Write("/proc/net/protocols", "protocol size\nTCP 1\n");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "af_xdp", "CONFIG_XDP_SOCKETS")));
+}
+
+TEST_F(DoctorTest, FolderIsMissing) {
+  fs::remove_all(Path("/run/vms"));
+  EXPECT_THAT(Examine(facts),
+              Contains(Is(Level::kFail, "port vm1", "socket folder /run/vms is missing; run: install -d")));
+}
+
+TEST_F(DoctorTest, FolderIsNotForTheKeeper) {
+  Keeper(12345, 12345);
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "everport-keeper may not look into /run/vms")));
+  Keeper(0, 0);
+  EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
+}
+
+TEST_F(DoctorTest, FolderIsForAnybody) {
+  fs::permissions(Path("/run/vms"), fs::perms(0777));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "chmod o-w /run/vms")));
+}
+
+TEST_F(DoctorTest, SocketIsNotThereYet) {
+  fs::remove(Path(kSocket));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "no QEMU has made /run/vms/vm1.sock yet")));
+}
+
+TEST_F(DoctorTest, SocketIsAFile) {
+  fs::remove(Path(kSocket));
+  Write(kSocket, "");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "/run/vms/vm1.sock is no socket; remove it")));
+}
+
+TEST_F(DoctorTest, SocketIsNotForTheKeeper) {
+  struct stat st {};
+  ASSERT_EQ(::stat(Path("/run/vms").c_str(), &st), 0);
+  fs::permissions(Path(kSocket), fs::perms(0700));
+  fs::permissions(Path("/run/vms"), fs::perms(0755));
+  Keeper(12345, 12345);
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "everport-keeper may not connect to")));
+}
+
+TEST_F(DoctorTest, SocketIsLeftOver) {
+  Write("/proc/net/unix", "Num RefCount Protocol Flags Type St Inode Path\n");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "nobody listens on /run/vms/vm1.sock")));
+  facts.ports[0].state = "running";
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1", "QEMU listens")));
+}
+
+TEST_F(DoctorTest, QemuIsTheClient) {
+  Qemu({}, absl::StrCat("socket,id=c0,path=", kSocket));
+  EXPECT_THAT(Examine(facts),
+              Contains(Is(Level::kFail, "port vm1", "is the client of /run/vms/vm1.sock; add server=on")));
+}
+
+TEST_F(DoctorTest, QemuOfAnotherSocketIsNotThisPorts) {
+  Qemu({}, absl::StrCat("socket,id=c0,path=", kSocket, "2,server=on"));
+  EXPECT_FALSE(FindQemu(facts.root, kSocket).has_value());
+}
+
+struct MemoryCase {
+  std::vector<std::string> args;
+  bool shared;
+};
+
+TEST_F(DoctorTest, GuestMemoryIsSharedOrNot) {
+  const MemoryCase cases[] = {
+      {{"-m", "256"}, false},
+      {{"-m", "256", "-mem-path", "/dev/hugepages"}, false},
+      {{"-object", "memory-backend-memfd,id=m,size=1G,share=on", "-numa", "node,memdev=m"}, true},
+      {{"-object", "memory-backend-memfd,id=m,size=1G", "-machine", "q35,memory-backend=m"}, true},
+      {{"-object", "memory-backend-memfd,id=m,size=1G,share=off", "-machine", "q35,memory-backend=m"}, false},
+      {{"-object", "memory-backend-file,id=m,mem-path=/dev/hugepages,size=1G", "-numa", "node,memdev=m"}, false},
+      {{"-object", "memory-backend-file,id=m,mem-path=/dev/hugepages,size=1G,share=yes", "-numa", "node,memdev=m"},
+       true},
+      {{"-object", "memory-backend-memfd,id=m,size=1G,share=on"}, false},  // not the guest's RAM
+      {{"-object", "memory-backend-ram,id=a,share=on", "-object", "memory-backend-ram,id=b", "-numa",
+        "node,nodeid=0,memdev=a", "-numa", "node,nodeid=1,memdev=b"},
+       false},
+      // As libvirt writes it.
+      {{"-machine", "pc-q35-10.0,usb=off,memory-backend=pc.ram", "-object",
+        R"({"qom-type":"memory-backend-memfd","id":"pc.ram","share":true,"size":1073741824})"},
+       true},
+      {{"-machine", "pc-q35-10.0,memory-backend=pc.ram", "-object",
+        R"({"qom-type":"memory-backend-ram","id":"pc.ram","size":1073741824})"},
+       false},
+  };
+  for (const MemoryCase& memory : cases) {
+    Qemu(memory.args);
+    const auto findings = Examine(facts);
+    if (memory.shared) {
+      EXPECT_THAT(findings, Contains(Is(Level::kOk, "port vm1", "memory is shared")))
+          << absl::StrJoin(memory.args, " ");
+    } else {
+      EXPECT_THAT(findings, Contains(Is(Level::kFail, "port vm1", "<access mode='shared'/>")))
+          << absl::StrJoin(memory.args, " ");
+    }
+  }
+}
+
+TEST_F(DoctorTest, OldQemuCrashesWithoutKvm) {
+  version = std::string(kQemu7);
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "QEMU 7.2.15 without KVM crashes")));
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"-accel", "kvm"}, {"-enable-kvm"}, {"-machine", "q35,accel=kvm:tcg"}, {"-M", "accel=kvm"}}) {
+    Qemu(args);
+    EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1", "QEMU 7.2.15"))) << args[0];
+  }
+}
+
+TEST_F(DoctorTest, QemuThatDoesNotTellItsVersion) {
+  version = absl::PermissionDeniedError("others may write it");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "others may write it")));
+  version = std::string("hello");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "does not tell its version")));
+}
+
+TEST_F(DoctorTest, BridgeIsMissingOrNoneOrDown) {
+  Interface("br0", "0x1002");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "bridge br0 is down")));
+  fs::remove_all(Path("/sys/class/net/br0/bridge"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "br0 is not a bridge")));
+  fs::remove_all(Path("/sys/class/net/br0"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "ip link add br0 type bridge")));
+}
+
+TEST_F(DoctorTest, TapIsSomethingElseOrElsewhere) {
+  Interface("ep-vm1", "0x1003");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "ep-vm1 is there but is not a tap")));
+  Write("/sys/class/net/ep-vm1/tun_flags", "0x1002\n");
+  EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
+  fs::create_symlink("../../virtual/net/br7", Path("/sys/class/net/ep-vm1/master"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "tap ep-vm1 is in br7, not in br0")));
+}
+
+TEST_F(DoctorTest, InterfaceIsMissingOrDown) {
+  uplink() = {UplinkKind::kAfPacket, "eth9", ""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "network interface eth9 is missing")));
+  Interface("eth9", "0x1002");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "ip link set eth9 up")));
+  Interface("eth9", "0x1003");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "eth9 is up")));
+}
+
+TEST_F(DoctorTest, VfIsMissingOrNotBound) {
+  uplink() = {UplinkKind::kVf, "0000:3b:02.1", ""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "sriov_numvfs")));
+  fs::create_directories(Path("/sys/bus/pci/devices/0000:3b:02.1"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "the driver (none)")));
+  fs::create_symlink("../../../bus/pci/drivers/vfio-pci", Path("/sys/bus/pci/devices/0000:3b:02.1/driver"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "bound to vfio-pci")));
+}
+
+TEST_F(DoctorTest, VhostVdpaDeviceIsMissing) {
+  uplink() = {UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "modprobe vhost_vdpa")));
+}
+
+TEST_F(DoctorTest, WhatTheDaemonSaysOfAnUplinkIsShown) {
+  facts.ports[0].uplink_errors = {"uplink 0: busy; free it"};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "everportd: uplink 0: busy; free it")));
+}
+
+// The system's own programs stand for QEMU: what counts is that they print, and whose they are.
+TEST(RunVersionTest, RunsARootOwnedProgram) {
+  const auto text = RunVersion("/usr/bin/env");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_THAT(*text, HasSubstr("env"));
+}
+
+TEST(RunVersionTest, DoesNotRunWhatOthersMayWrite) {
+  fakes::TempDir dir;
+  const std::string program = dir / "qemu";
+  fs::copy_file("/usr/bin/env", program);
+  fs::permissions(program, fs::perms(0777));
+  EXPECT_EQ(RunVersion(program).status().code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(RunVersion(dir / "none").status().code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace everport::cli

@@ -292,8 +292,8 @@ TEST_F(CliTest, DoctorFailsWithFindings) {
   const Result result = Run({"doctor", "--root", dir.path()});
   EXPECT_EQ(result.status, 1);
   EXPECT_THAT(result.out, StartsWith("LEVEL  OBJECT"));
-  EXPECT_THAT(result.out, HasSubstr("\nOK     keeper                   connected\n"));
-  EXPECT_THAT(result.out, HasSubstr("\nFAIL   port vm1-net0            socket folder /run/vms is missing; "));
+  EXPECT_THAT(result.out, HasSubstr("\nOK     keeper                  connected\n"));
+  EXPECT_THAT(result.out, HasSubstr("\nFAIL   port vm1-net0           socket folder /run/vms is missing; "));
   EXPECT_THAT(result.err, HasSubstr("everportctl: doctor: "));
   const Result json = Run({"--json", "doctor", "--root", dir.path()});
   EXPECT_EQ(boost::json::parse(json.out).at(0).at("level"), "OK");
@@ -306,8 +306,8 @@ TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
   const Result result = Run({"--api", dir / "none.sock", "doctor", "--config", config, "--root", dir.path()});
   EXPECT_EQ(result.status, 1);
   EXPECT_THAT(result.out, HasSubstr("FAIL   everportd"));
-  EXPECT_THAT(result.out, HasSubstr("FAIL   port p            socket folder /run/x is missing"));
-  EXPECT_THAT(result.out, HasSubstr("FAIL   port p uplink 0   network interface eth9 is missing"));
+  EXPECT_THAT(result.out, HasSubstr("FAIL   port p           socket folder /run/x is missing"));
+  EXPECT_THAT(result.out, HasSubstr("FAIL   port p uplink 0  network interface eth9 is missing"));
   EXPECT_EQ(Run({"doctor", "--config", dir / "none.toml"}).status, 1);
 }
 

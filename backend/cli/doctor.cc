@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -71,6 +72,17 @@ void ExamineHugepages(const DoctorFacts& facts, std::vector<Finding>& findings) 
   }
 }
 
+// Problems of the keeper and of uplinks have findings of their own.
+bool SaidElsewhere(const DoctorFacts& facts, const std::string& problem) {
+  if (absl::StartsWith(problem, "keeper: ")) return true;
+  for (const DoctorPort& port : facts.ports) {
+    for (const std::string& error : port.uplink_errors) {
+      if (!error.empty() && absl::EndsWith(problem, error)) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings) {
@@ -88,11 +100,12 @@ void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings) {
     findings.push_back({Level::kWarn, "keeper",
                         "off: guests lose their link whenever the daemon goes; set keeper = true in [daemon]"});
   } else {
-    findings.push_back(
-        {Level::kFail, "keeper",
-         absl::StrCat(keeper.empty() ? "not connected" : keeper, "; start it: systemctl start everport-keeper")});
+    const char* mend = keeper.find(';') == std::string::npos ? "; start it: systemctl start everport-keeper" : "";
+    findings.push_back({Level::kFail, "keeper", absl::StrCat(keeper.empty() ? "not connected" : keeper, mend)});
   }
-  for (const std::string& problem : facts.health->problems) findings.push_back({Level::kWarn, "everportd", problem});
+  for (const std::string& problem : facts.health->problems) {
+    if (!SaidElsewhere(facts, problem)) findings.push_back({Level::kWarn, "everportd", problem});
+  }
 }
 
 void ExamineHost(const DoctorFacts& facts, std::vector<Finding>& findings) {

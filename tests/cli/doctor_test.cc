@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -125,6 +126,16 @@ TEST_F(DoctorTest, DaemonIsNotReadyAndSaysWhy) {
   EXPECT_THAT(findings, Contains(Is(Level::kFail, "everportd", "not ready")));
   EXPECT_THAT(findings, Contains(Is(Level::kFail, "keeper", "not connected: no such file; start it")));
   EXPECT_THAT(findings, Contains(Is(Level::kWarn, "everportd", "poller 1: stuck; restart")));
+}
+
+TEST_F(DoctorTest, NothingIsSaidTwice) {
+  facts.health = DoctorHealth{false,
+                              "not connected: k.sock: refused; start it so",
+                              {"keeper: k.sock: refused; start it so", "port vm1: uplink 0: busy"}};
+  facts.ports[0].uplink_errors = {"busy"};
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Contains(Field(&Finding::text, "not connected: k.sock: refused; start it so")));
+  EXPECT_EQ(std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.level != Level::kOk; }), 3);
 }
 
 TEST_F(DoctorTest, KeeperIsOff) {

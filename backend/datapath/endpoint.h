@@ -22,6 +22,9 @@ class Endpoint {
   // What Transmit takes without help; the lane does the rest in software.
   virtual OffloadCaps transmit_caps() const = 0;
 
+  // What the other side takes of frames that Receive gives, beyond plain ones. Control thread, while no poller has it.
+  virtual void set_receive_caps(const OffloadCaps&) {}
+
   // Up to n frames that have arrived. The caller owns them afterwards.
   virtual uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
   // Takes all n frames away from the caller. Returns how many were accepted; the others have been freed.

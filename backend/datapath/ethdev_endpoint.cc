@@ -15,6 +15,11 @@
 #include "backend/datapath/eal.h"
 
 namespace everport {
+namespace {
+
+constexpr uint32_t kEthernetOverhead = 18;  // header and CRC, as ethdev counts them
+
+}  // namespace
 
 EthdevEndpoint::EthdevEndpoint(std::string device, std::string eal_name, uint16_t ethdev_id)
     : device_(std::move(device)), eal_name_(std::move(eal_name)), ethdev_id_(ethdev_id) {}
@@ -60,8 +65,9 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
   caps_.mtu = options.mtu;
   conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
   conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
-  conf.rxmode.mtu = options.mtu;
-  if (info.max_mtu && options.mtu > info.max_mtu) conf.rxmode.mtu = info.max_mtu;
+  // A driver on top of a kernel device (af_packet) may know nothing of MTUs: the kernel device's has been checked.
+  const bool sets_mtu = options.mtu + kEthernetOverhead <= info.max_rx_pktlen;
+  if (sets_mtu) conf.rxmode.mtu = options.mtu;
   if (rx_queues_ > 1 && (info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP))) {
     conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
     conf.rx_adv_conf.rss_conf.rss_hf =
@@ -86,7 +92,8 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
     if (int error = rte_eth_tx_queue_setup(ethdev_id_, q, tx_descriptors, socket, nullptr))
       return Failed("transmit queue", error);
   }
-  if (int error = rte_eth_dev_set_mtu(ethdev_id_, options.mtu); error != 0 && error != -ENOTSUP && options.mtu > 1500) {
+  if (int error = sets_mtu ? rte_eth_dev_set_mtu(ethdev_id_, options.mtu) : 0;
+      error != 0 && error != -ENOTSUP && options.mtu > 1500) {
     return absl::InvalidArgumentError(absl::StrCat(device_, ": MTU ", options.mtu, ": ", rte_strerror(-error),
                                                    "; lower the port's mtu or use another uplink"));
   }

@@ -28,21 +28,24 @@ Mempools::~Mempools() {
   for (const Pool& pool : pools_) rte_mempool_free(pool.pool);
 }
 
-absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, bool exclusive) {
+rte_mempool* Mempools::Create(int node, unsigned mbufs, unsigned cache, uint16_t data_room) {
+  const std::string name = absl::StrCat("everport_", serial_++);
+  const int socket = node < 0 ? static_cast<int>(SOCKET_ID_ANY) : node;
+  rte_mempool* made = rte_pktmbuf_pool_create(name.c_str(), mbufs, cache, 0, data_room, socket);
+  if (made || node < 0) return made;
+  spdlog::warn("mempool: no memory on NUMA node {} ({}); another node is used and forwarding is slower", node,
+               rte_strerror(rte_errno));
+  return rte_pktmbuf_pool_create(name.c_str(), mbufs, cache, 0, data_room, SOCKET_ID_ANY);
+}
+
+absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, bool exclusive,
+                                                                   uint16_t data_room) {
   auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) {
     return !exclusive && !p.exclusive && p.node == node && p.free >= mbufs;
   });
   if (pool == pools_.end()) {
     const unsigned size = exclusive ? mbufs : std::max(kPoolMbufs, mbufs + kSharedMbufs);
-    const std::string name = absl::StrCat("everport_", serial_++);
-    rte_mempool* made = rte_pktmbuf_pool_create(name.c_str(), size, exclusive ? 0 : kCache, 0,
-                                                RTE_MBUF_DEFAULT_BUF_SIZE, node < 0 ? SOCKET_ID_ANY : node);
-    if (!made && node >= 0) {
-      spdlog::warn("mempool: no memory on NUMA node {} ({}); another node is used and forwarding is slower", node,
-                   rte_strerror(rte_errno));
-      made = rte_pktmbuf_pool_create(name.c_str(), size, exclusive ? 0 : kCache, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
-                                     SOCKET_ID_ANY);
-    }
+    rte_mempool* made = Create(node, size, exclusive ? 0 : kCache, data_room ? data_room : RTE_MBUF_DEFAULT_BUF_SIZE);
     if (!made) {
       return absl::ResourceExhaustedError(absl::StrCat("mempool of ", size, " mbufs: ", rte_strerror(rte_errno),
                                                        "; reserve more hugepages (/proc/sys/vm/nr_hugepages)"));

@@ -40,9 +40,11 @@ class Mempools {
   Mempools(const Mempools&) = delete;
   Mempools& operator=(const Mempools&) = delete;
 
-  // Reserves mbufs on a node (-1: any). exclusive: a pool of its own (af_xdp makes it its UMEM).
+  // Reserves mbufs on a node (-1: any). exclusive: a pool of its own (af_xdp makes it its UMEM),
+  // with mbufs of data_room bytes if that is not 0.
   // ResourceExhausted when there is no memory, with the mend.
-  absl::StatusOr<std::unique_ptr<Lease>> Reserve(int node, unsigned mbufs, bool exclusive = false);
+  absl::StatusOr<std::unique_ptr<Lease>> Reserve(int node, unsigned mbufs, bool exclusive = false,
+                                                 uint16_t data_room = 0);
 
   // mbufs without data room, which refer to others' data: for segmentation. nullptr when there is no memory.
   rte_mempool* indirect();
@@ -55,6 +57,7 @@ class Mempools {
     unsigned leases;
     bool exclusive;
   };
+  rte_mempool* Create(int node, unsigned mbufs, unsigned cache, uint16_t data_room);
   void Release(rte_mempool* pool, unsigned mbufs);
 
   std::vector<Pool> pools_;

@@ -5,6 +5,7 @@
 #include <linux/if_tun.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,12 +35,14 @@ ifreq Request(const std::string& name) {
   return request;
 }
 
-absl::StatusOr<UniqueFd> OpenTap(const std::string& name) {
-  UniqueFd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+}  // namespace
+
+absl::StatusOr<UniqueFd> OpenTapQueue(const std::string& name) {
+  UniqueFd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid())
     return absl::UnavailableError(absl::StrCat("tap ", name, ": /dev/net/tun: ", strerror(errno), "; modprobe tun"));
   ifreq request = Request(name);
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE;
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR;
   if (ioctl(fd.get(), TUNSETIFF, &request) == 0) return fd;
   switch (errno) {
     case EPERM:
@@ -56,19 +59,26 @@ absl::StatusOr<UniqueFd> OpenTap(const std::string& name) {
   }
 }
 
+namespace {
+
 UniqueFd ControlSocket() {
   return UniqueFd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
 }
 
 }  // namespace
 
-absl::Status EnsureTap(const std::string& name, const std::string& owner) {
+absl::Status EnsureTap(const std::string& name, const std::string& owner, const uint8_t host_mac[6]) {
   const bool existed = if_nametoindex(name.c_str()) != 0;
-  absl::StatusOr<UniqueFd> fd = OpenTap(name);
+  absl::StatusOr<UniqueFd> fd = OpenTapQueue(name);
   if (!fd.ok()) return fd.status();
   if (existed) return absl::OkStatus();
   if (ioctl(fd->get(), TUNSETPERSIST, 1) != 0)
     return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name, ": persist"));
+  ifreq request = Request(name);
+  request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+  std::memcpy(request.ifr_hwaddr.sa_data, host_mac, 6);
+  if (ioctl(fd->get(), SIOCSIFHWADDR, &request) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name, ": MAC"));
   std::ofstream alias(AliasPath(name));
   if (!(alias << Alias(owner) << std::flush))
     spdlog::warn("tap {}: no alias could be set ({}); the device will stay when the port is removed", name,
@@ -80,7 +90,7 @@ absl::Status RemoveTap(const std::string& name, const std::string& owner) {
   std::string alias;
   std::ifstream file(AliasPath(name));
   if (!std::getline(file, alias) || alias != Alias(owner)) return absl::OkStatus();
-  absl::StatusOr<UniqueFd> fd = OpenTap(name);
+  absl::StatusOr<UniqueFd> fd = OpenTapQueue(name);
   if (!fd.ok()) return fd.status();
   if (ioctl(fd->get(), TUNSETPERSIST, 0) != 0)
     return absl::ErrnoToStatus(errno, absl::StrCat("tap ", name, ": remove"));
@@ -101,6 +111,24 @@ absl::Status SetUp(const std::string& name) {
   request.ifr_flags |= IFF_UP;
   if (ioctl(fd.get(), SIOCSIFFLAGS, &request) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(name, ": set up"));
   return absl::OkStatus();
+}
+
+absl::Status SetMtu(const std::string& name, uint16_t mtu) {
+  UniqueFd fd = ControlSocket();
+  ifreq request = Request(name);
+  request.ifr_mtu = mtu;
+  if (ioctl(fd.get(), SIOCSIFMTU, &request) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat(name, ": MTU ", mtu, "; lower the port's mtu"));
+  return absl::OkStatus();
+}
+
+absl::Status CheckMtu(const std::string& name, uint16_t mtu) {
+  UniqueFd fd = ControlSocket();
+  ifreq request = Request(name);
+  if (ioctl(fd.get(), SIOCGIFMTU, &request) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(name, ": MTU"));
+  if (request.ifr_mtu >= mtu) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(name, ": its MTU is ", request.ifr_mtu, ", the port's ", mtu,
+                                                    "; ip link set ", name, " mtu ", mtu, ", or lower the port's"));
 }
 
 absl::Status JoinBridge(const std::string& name, const std::string& bridge) {

@@ -1,11 +1,13 @@
 #include "backend/datapath/uplink.h"
 
 #include <rte_ethdev.h>
+#include <rte_mbuf.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "backend/datapath/ethdev_endpoint.h"
 #include "backend/datapath/tap_device.h"
+#include "backend/datapath/tap_endpoint.h"
 #include "backend/datapath/wire_endpoint.h"
 
 namespace everport {
@@ -13,6 +15,9 @@ namespace {
 
 // The mbufs a receive queue may keep, with as many again under way between pollers.
 constexpr unsigned kMbufsPerQueue = 2 * EthdevEndpoint::kDescriptors;
+// One frame of 64 KiB being read, and some under way.
+constexpr unsigned kTapMbufsPerQueue = 128;
+constexpr unsigned kJumboFrame = 10240;       // MTU 9216 with Ethernet and packet(7) headers; two make whole pages
 constexpr unsigned kXdpMbufsPerQueue = 8192;  // its UMEM: fill and completion rings of 4096 each (net_af_xdp)
 
 // EAL's device names are unique for the life of the process, whatever ports come and go.
@@ -21,30 +26,23 @@ std::string VdevName(const char* driver) {
   return absl::StrCat(driver, serial++);
 }
 
-// The host's end of a tap needs a MAC of its own: the guest's with 0xfe in front, as libvirt does it, which is also
-// higher than any real one, so that a bridge does not take it for its own.
-std::string HostMac(const std::string& guest_mac) {
-  return absl::StrCat("fe", guest_mac.substr(2));
-}
-
 struct Device {
   std::string devargs;
   bool promiscuous = true;
   bool own_pool = false;
+  uint16_t data_room = 0;  // of its own pool; 0: the usual
 };
-
-absl::StatusOr<Device> PrepareTap(const PortConfig& port, const UplinkConfig& config) {
-  if (absl::Status status = EnsureTap(config.device, port.name); !status.ok()) return status;
-  return Device{absl::StrCat(VdevName("net_tap"), ",iface=", config.device, ",mac=", HostMac(port.mac)), false};
-}
 
 absl::StatusOr<Device> PrepareAfPacket(const PortConfig& port, const UplinkConfig& config) {
   if (absl::Status status = CheckNetdev(config.device); !status.ok()) return status;
+  if (absl::Status status = CheckMtu(config.device, port.mtu); !status.ok()) return status;
   if (absl::Status status = SetUp(config.device); !status.ok()) return status;
   std::string args = absl::StrCat(VdevName("net_af_packet"), ",iface=", config.device, ",qpairs=", port.queue_pairs);
   // A frame and its packet(7) header must fit: 2 KiB by default.
-  if (port.mtu > 1900) absl::StrAppend(&args, ",blocksz=65536,framesz=16384,framecnt=512");
-  return Device{args};
+  if (port.mtu > 1900) absl::StrAppend(&args, ",blocksz=", 2 * kJumboFrame, ",framesz=", kJumboFrame, ",framecnt=256");
+  Device device{args};
+  if (port.mtu > 1900) device.data_room = kJumboFrame + RTE_PKTMBUF_HEADROOM;  // the driver wants one mbuf a frame
+  return device;
 }
 
 absl::StatusOr<Device> PrepareAfXdp(const PortConfig&, const UplinkConfig& config) {
@@ -63,14 +61,13 @@ absl::StatusOr<Device> PrepareVdev(const UplinkConfig& config) {
 
 absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& config) {
   switch (config.kind) {
-    case UplinkKind::kTap:
-      return PrepareTap(port, config);
     case UplinkKind::kAfPacket:
       return PrepareAfPacket(port, config);
     case UplinkKind::kAfXdp:
       return PrepareAfXdp(port, config);
     case UplinkKind::kVdev:
       return PrepareVdev(config);
+    case UplinkKind::kTap:
     case UplinkKind::kPort:
     case UplinkKind::kVf:
     case UplinkKind::kVdpa:
@@ -97,12 +94,34 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const U
   return uplink;
 }
 
+absl::StatusOr<std::unique_ptr<Uplink>> OpenTap(const PortConfig& port, const UplinkConfig& config, int node,
+                                                Mempools& mempools) {
+  // The host's end needs a MAC of its own: the guest's with 0xfe in front, as libvirt does it, which is higher than any
+  // real one, so that a bridge does not take it for its own.
+  uint8_t host_mac[6] = {};
+  if (!ParseMac(port.mac, host_mac)) return absl::InternalError(absl::StrCat("port ", port.name, ": MAC ", port.mac));
+  host_mac[0] = 0xfe;
+  if (absl::Status status = EnsureTap(config.device, port.name, host_mac); !status.ok()) return status;
+  auto lease = mempools.Reserve(node, kTapMbufsPerQueue * port.queue_pairs);
+  if (!lease.ok()) return lease.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->lease = std::move(*lease);
+  auto endpoint = TapEndpoint::Open({config.device, port.queue_pairs, port.mtu, uplink->lease->pool()});
+  if (!endpoint.ok()) return endpoint.status();
+  uplink->endpoint = std::move(*endpoint);
+  if (!config.bridge.empty()) {
+    if (absl::Status status = JoinBridge(config.device, config.bridge); !status.ok()) return status;
+  }
+  return uplink;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools) {
   absl::StatusOr<Device> device = Prepare(port, config);
   if (!device.ok()) return device.status();
-  auto lease = mempools.Reserve(node, (device->own_pool ? kXdpMbufsPerQueue : kMbufsPerQueue) * port.queue_pairs,
-                                device->own_pool);
+  const bool exclusive = device->own_pool || device->data_room > 0;
+  const unsigned mbufs = (device->own_pool ? kXdpMbufsPerQueue : kMbufsPerQueue) * port.queue_pairs;
+  auto lease = mempools.Reserve(node, mbufs, exclusive, device->data_room);
   if (!lease.ok()) return lease.status();
   auto uplink = std::make_unique<Uplink>();
   uplink->lease = std::move(*lease);
@@ -115,9 +134,6 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const
                                         .numa_node = node});
   if (!endpoint.ok()) return endpoint.status();
   uplink->endpoint = std::move(*endpoint);
-  if (!config.bridge.empty()) {
-    if (absl::Status status = JoinBridge(config.device, config.bridge); !status.ok()) return status;
-  }
   return uplink;
 }
 
@@ -129,8 +145,9 @@ std::string DescribeUplink(const UplinkConfig& uplink) {
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const FindGuest& peers) {
-  auto uplink = config.kind == UplinkKind::kPort ? OpenWire(port, config, node, mempools, peers)
-                                                 : OpenEthdev(port, config, node, mempools);
+  auto uplink = config.kind == UplinkKind::kPort  ? OpenWire(port, config, node, mempools, peers)
+                : config.kind == UplinkKind::kTap ? OpenTap(port, config, node, mempools)
+                                                  : OpenEthdev(port, config, node, mempools);
   if (uplink.ok()) (*uplink)->description = DescribeUplink(config);
   return uplink;
 }

@@ -250,6 +250,7 @@ void Port::StartLane(Poller& poller, int guest_node) {
   }
   rte_mempool* pool = active_ >= 0 ? uplinks_[active_].open->lease->pool() : no_path_lease_->pool();
   guest_->set_pool(pool);
+  if (active_ >= 0) uplinks_[active_].open->endpoint->set_receive_caps(guest_->transmit_caps());
   lane_ = std::make_unique<Lane>(config_.name, guest_, active_ >= 0 ? uplinks_[active_].open->endpoint : nullptr, pool,
                                  env_.mempools.indirect(), counters_);
   lane_path_ = active_;

@@ -81,7 +81,7 @@ class KeeperClientTest : public ::testing::Test, public KeeperClient::Listener {
     Accept();
     EXPECT_THAT(Hear(), HasSubstr("hello"));
     Say(Ok());
-    ASSERT_TRUE(Until([&] { return connected_ > 0; }));
+    ASSERT_TRUE(Until([&, before = connected_] { return connected_ > before; }));
   }
   // Somebody waits to be accepted.
   bool HasPending() const {

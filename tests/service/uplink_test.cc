@@ -1,0 +1,250 @@
+// Uplinks on real kernel devices, in a network namespace of this process's own: frames through, and what is said when
+// something is missing. Needs root.
+#include "backend/datapath/uplink.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <rte_mbuf.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "backend/datapath/eal.h"
+#include "tests/datapath/mbuf_support.h"
+
+namespace everport {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Fails the test with the command.
+void Shell(const std::string& command) {
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+frames::Bytes TestFrame(uint8_t tag, size_t payload) {
+  frames::FrameSpec spec;
+  spec.protocol = frames::kUdp;
+  spec.payload.assign(payload, tag);
+  return frames::Build(spec, frames::L4Checksum::kFull);
+}
+
+// The network's side of an uplink: a packet socket on a device.
+class Wire {
+ public:
+  explicit Wire(const std::string& device) : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))) {
+    sockaddr_ll address{};
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = htons(ETH_P_ALL);
+    address.sll_ifindex = static_cast<int>(if_nametoindex(device.c_str()));
+    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << device;
+    packet_mreq all{};
+    all.mr_ifindex = address.sll_ifindex;
+    all.mr_type = PACKET_MR_PROMISC;
+    setsockopt(fd_.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all);
+  }
+  void Send(const frames::Bytes& frame) {
+    ASSERT_EQ(send(fd_.get(), frame.data(), frame.size(), 0), static_cast<ssize_t>(frame.size()));
+  }
+  // Waits for this very frame; others (IPv6 neighbour discovery) pass by.
+  bool Hears(const frames::Bytes& frame) {
+    frames::Bytes heard(65536);
+    pollfd waiting{fd_.get(), POLLIN, 0};
+    while (poll(&waiting, 1, 5000) == 1) {
+      const ssize_t n = recv(fd_.get(), heard.data(), heard.size(), 0);
+      if (n == static_cast<ssize_t>(frame.size()) && std::equal(frame.begin(), frame.end(), heard.begin())) return true;
+    }
+    return false;
+  }
+
+ private:
+  UniqueFd fd_;
+};
+
+class UplinkTest : public ::testing::Test {
+ protected:
+  static PortConfig Port(UplinkConfig uplink, uint16_t mtu = 1500, uint16_t queue_pairs = 1) {
+    PortConfig port;
+    port.name = "vm1";
+    port.socket = "/run/vm1.sock";
+    port.mac = "52:54:00:00:00:02";
+    port.mtu = mtu;
+    port.queue_pairs = queue_pairs;
+    port.uplinks = {std::move(uplink)};
+    return port;
+  }
+  absl::StatusOr<std::unique_ptr<Uplink>> Open(const PortConfig& port) {
+    return OpenUplink(port, port.uplinks[0], -1, mempools_, [](const std::string&) { return nullptr; });
+  }
+  static bool Exists(const std::string& device) { return if_nametoindex(device.c_str()) != 0; }
+
+  // Polls until this very frame comes out of the uplink.
+  static bool Receives(Endpoint& uplink, const frames::Bytes& frame) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    bool found = false;
+    while (!found && std::chrono::steady_clock::now() < end) {
+      for (uint16_t queue = 0; queue < uplink.receive_queues(); ++queue) {
+        rte_mbuf* burst[32];
+        const uint16_t n = uplink.Receive(queue, burst, 32);
+        for (uint16_t i = 0; i < n; ++i) {
+          found = found || BytesOf(burst[i]) == frame;
+          rte_pktmbuf_free(burst[i]);
+        }
+      }
+    }
+    return found;
+  }
+  void ExpectBothWays(Uplink& uplink, Wire& wire, size_t payload) {
+    const frames::Bytes out = TestFrame('o', payload), in = TestFrame('i', payload);
+    rte_mbuf* frame = MbufOf(out, uplink.lease->pool());
+    EXPECT_EQ(uplink.endpoint->Transmit(0, &frame, 1), 1);
+    EXPECT_TRUE(wire.Hears(out));
+    wire.Send(in);
+    EXPECT_TRUE(Receives(*uplink.endpoint, in));
+  }
+
+  Mempools mempools_;
+};
+
+TEST_F(UplinkTest, TapCarriesFramesAndOutlivesTheDaemonButNotThePort) {
+  Shell("ip link add br-test type bridge && ip link set br-test up");
+  const PortConfig port = Port({UplinkKind::kTap, "ep-test", "br-test"});
+  {
+    auto uplink = Open(port);
+    ASSERT_TRUE(uplink.ok()) << uplink.status();
+    Wire wire("ep-test");
+    ExpectBothWays(**uplink, wire, 100);
+    EXPECT_EQ(std::filesystem::read_symlink("/sys/class/net/ep-test/master").filename(), "br-test");
+  }
+  ASSERT_TRUE(Exists("ep-test"));
+  {
+    auto again = Open(port);
+    ASSERT_TRUE(again.ok()) << again.status();
+    Wire wire("ep-test");
+    ExpectBothWays(**again, wire, 100);
+  }
+  ASSERT_TRUE(ForgetUplink(port, port.uplinks[0]).ok());
+  EXPECT_FALSE(Exists("ep-test"));
+  Shell("ip link del br-test");
+}
+
+TEST_F(UplinkTest, TapOfTheOperatorsOwnIsUsedAndLeft) {
+  Shell("ip tuntap add dev ep-own mode tap multi_queue");
+  const PortConfig port = Port({UplinkKind::kTap, "ep-own", ""}, 9000, 4);
+  {
+    auto uplink = Open(port);
+    ASSERT_TRUE(uplink.ok()) << uplink.status();
+    EXPECT_EQ((*uplink)->endpoint->transmit_queues(), 4);
+    Wire wire("ep-own");
+    ExpectBothWays(**uplink, wire, 8900);
+  }
+  ASSERT_TRUE(ForgetUplink(port, port.uplinks[0]).ok());
+  EXPECT_TRUE(Exists("ep-own"));
+  Shell("ip link del ep-own");
+}
+
+TEST_F(UplinkTest, TapThatCannotBeUsedSaysWhatToDo) {
+  Shell("ip tuntap add dev ep-single mode tap");
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-single", ""})).status().message()),
+              HasSubstr("no multi-queue tap; ip link del ep-single"));
+  Shell("ip link del ep-single");
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "br-none"})).status().message()),
+              HasSubstr("bridge br-none does not exist; ip link add br-none type bridge"));
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "lo"})).status().message()),
+              HasSubstr("lo is not a bridge"));
+  Shell("ip link del ep-nobridge");
+}
+
+TEST_F(UplinkTest, AfPacketCarriesFramesOfTheConfiguredMtu) {
+  for (const uint16_t mtu : {1500, 9000}) {
+    Shell("ip link add veth-a mtu " + std::to_string(mtu) + " type veth peer name veth-b mtu " + std::to_string(mtu) +
+          " && ip link set veth-b up");
+    auto uplink = Open(Port({UplinkKind::kAfPacket, "veth-a", ""}, mtu));
+    EXPECT_TRUE(uplink.ok()) << uplink.status();
+    if (!uplink.ok()) break;
+    Wire wire("veth-b");
+    ExpectBothWays(**uplink, wire, mtu - 28u);
+    uplink->reset();
+    Shell("ip link del veth-a");
+  }
+}
+
+TEST_F(UplinkTest, AfXdpCarriesFrames) {
+  Shell("ip link add veth-a type veth peer name veth-b && ip link set veth-b up");
+  auto uplink = Open(Port({UplinkKind::kAfXdp, "veth-a", ""}));
+  ASSERT_TRUE(uplink.ok()) << uplink.status();
+  Wire wire("veth-b");
+  ExpectBothWays(**uplink, wire, 1000);
+  uplink->reset();
+  Shell("ip link del veth-a");
+}
+
+TEST_F(UplinkTest, VdevIsGivenToDpdkAsItStandsAndIsOnePortsAlone) {
+  const PortConfig port = Port({UplinkKind::kVdev, "net_null7,size=128", ""});
+  auto uplink = Open(port);
+  ASSERT_TRUE(uplink.ok()) << uplink.status();
+  rte_mbuf* burst[8];
+  ASSERT_EQ((*uplink)->endpoint->Receive(0, burst, 8), 8);
+  EXPECT_EQ(burst[0]->pkt_len, 128u);
+  EXPECT_EQ((*uplink)->endpoint->Transmit(0, burst, 8), 8);
+  EXPECT_THAT(std::string(Open(port).status().message()), HasSubstr("net_null7 is in use by another port"));
+  uplink->reset();
+  EXPECT_TRUE(Open(port).ok());
+}
+
+TEST_F(UplinkTest, MissingDevicesAreNamedWithTheirCause) {
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kAfPacket, "none0", ""})).status().message()),
+              HasSubstr("network device none0 does not exist here"));
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kAfXdp, "none0", ""})).status().message()),
+              HasSubstr("network device none0 does not exist here"));
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kVdev, "net_pcap0,iface=none0", ""})).status().message()),
+              HasSubstr("Couldn't open interface none0"));
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kVdev, "net_nosuch0", ""})).status().message()),
+              HasSubstr("net_nosuch0"));
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kPort, "vm2", ""})).status().message()),
+              HasSubstr("port vm2 does not exist yet"));
+}
+
+TEST_F(UplinkTest, ManyOpeningsLeaveNoDescriptorsBehind) {
+  const auto descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+  };
+  const PortConfig port = Port({UplinkKind::kTap, "ep-leak", ""});
+  ASSERT_TRUE(Open(port).ok());
+  const auto before = descriptors();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(Open(port).ok());
+  EXPECT_EQ(descriptors(), before);
+  ASSERT_TRUE(ForgetUplink(port, port.uplinks[0]).ok());
+}
+
+// Nothing of the machine's network is seen or touched: /sys shows the namespace's devices.
+void EnterOwnNamespace() {
+  if (unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("sysfs", "/sys", "sysfs", 0, nullptr) != 0 || std::system("ip link set lo up") != 0) {
+    std::perror("a network namespace of one's own (root is needed)");
+    std::exit(1);
+  }
+}
+
+}  // namespace
+}  // namespace everport
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  everport::EnterOwnNamespace();
+  if (absl::Status status = everport::InitEal({everport::DaemonConfig::Memory::kOrdinary, {}}); !status.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  return RUN_ALL_TESTS();
+}

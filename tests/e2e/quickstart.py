@@ -22,6 +22,7 @@ NAMESPACE = "everport-quickstart"
 WORK = pathlib.Path("/run/everport-quickstart")
 LEFT = WORK / "left-running.json"  # pids, and when each process began
 BUILD = REPOSITORY / "build/release"
+FLOW = BUILD / "guest_tools/everport-flow"
 
 
 def birth(pid):
@@ -56,7 +57,7 @@ def stop_what_was_left():
 
 def kill_under_pings(everport, guest, net):
     """Pings at 10 ms; SIGKILL of the daemon in the middle, and a new one. What the table needs."""
-    pings = Pinger(net.prefix(), guest.address, WORK)
+    pings = Pinger(net.prefix(), FLOW, guest.address, WORK)
     try:
         start = pings.wait_reply(0, 10)
         before = guest.carrier_changes()
@@ -72,11 +73,10 @@ def kill_under_pings(everport, guest, net):
 
 
 def throughput(guest, net, seconds=3):
-    program = BUILD / "guest_tools/everport-flow"
     receiver = guest.spawn("everport-flow recv 5001")
-    to_guest = Flow(net.prefix(), program, ["send", guest.address, 5001, seconds], WORK).wait(60)
+    to_guest = Flow(net.prefix(), FLOW, ["send", guest.address, 5001, seconds], WORK).wait(60)
     receiver.result(10)
-    receiving = Flow(net.prefix(), program, ["recv", 5002], WORK)
+    receiving = Flow(net.prefix(), FLOW, ["recv", 5002], WORK)
     guest.spawn(f"everport-flow send {net.address} 5002 {seconds}").result(60)
     from_guest = receiving.wait(10)
     if not (to_guest["ok"] and from_guest["ok"]):

@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
@@ -268,10 +269,73 @@ int Echo(const char* port) {
   return told ? 0 : 1;
 }
 
+struct EchoRequest {
+  icmphdr header{};
+  uint64_t number = 0;
+};
+
+uint16_t Checksum(const EchoRequest& request) {
+  uint16_t words[sizeof request / 2];
+  std::memcpy(words, &request, sizeof request);
+  uint32_t sum = 0;
+  for (const uint16_t word : words) sum += word;
+  sum = (sum >> 16) + (sum & 0xffff);
+  return static_cast<uint16_t>(~(sum + (sum >> 16)));
+}
+
+// A reply to us, from an IPv4 packet: its number.
+bool ParseReply(const uint8_t* packet, size_t size, uint16_t id, uint64_t& number) {
+  const size_t header = size > 0 ? (packet[0] & 0xfu) * 4 : 0;
+  EchoRequest reply;
+  if (header < 20 || size < header + sizeof reply) return false;
+  std::memcpy(&reply, packet + header, sizeof reply);
+  number = reply.number;
+  return reply.header.type == ICMP_ECHOREPLY && reply.header.un.echo.id == id;
+}
+
+int IcmpPing(const char* host, int interval_ms) {
+  const int fd = ::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP);
+  const sockaddr_in address = Address(host, "0");
+  if (fd < 0 || ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) Fail("ICMP socket");
+  ::signal(SIGTERM, [](int) { g_enough = 1; });
+  const auto id = static_cast<uint16_t>(::getpid());
+  uint64_t received = 0, duplicated = 0;
+  std::vector<bool> answered;
+  const auto take_answers_until = [&](Clock::time_point until, bool all) {
+    while (Clock::now() < until && !(all && received == answered.size())) {
+      const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now()).count() + 1;
+      if (!WaitFor(fd, POLLIN, static_cast<int>(left))) continue;
+      uint8_t packet[2048];
+      uint64_t number = 0;
+      const ssize_t n = ::recv(fd, packet, sizeof packet, MSG_DONTWAIT);
+      if (n <= 0 || !ParseReply(packet, static_cast<size_t>(n), id, number) || number >= answered.size()) continue;
+      ++(answered[number] ? duplicated : received);
+      answered[number] = true;
+      std::printf("{\"reply\":%" PRIu64 ",\"at\":%.4f}\n", number, Seconds(Clock::now().time_since_epoch()));
+    }
+  };
+  const auto start = Clock::now();
+  while (g_enough == 0) {
+    EchoRequest request;
+    request.header.type = ICMP_ECHO;
+    request.header.un.echo.id = id;
+    request.header.un.echo.sequence = htons(static_cast<uint16_t>(answered.size()));
+    request.number = answered.size();
+    request.header.checksum = Checksum(request);
+    answered.push_back(false);
+    (void)!::send(fd, &request, sizeof request, 0);  // an error here is a loss, and counted as that
+    take_answers_until(start + answered.size() * milliseconds(interval_ms), false);
+  }
+  take_answers_until(Clock::now() + milliseconds(500), true);
+  std::printf("{\"sent\":%zu,\"received\":%" PRIu64 ",\"duplicated\":%" PRIu64 "}\n", answered.size(), received,
+              duplicated);
+  return received == answered.size() ? 0 : 1;
+}
+
 int Usage() {
   std::fputs(
       "usage: everport-flow send HOST PORT SECONDS [PROGRESS_MS] | recv PORT [PROGRESS_MS]\n"
-      "       everport-flow ping HOST PORT SECONDS INTERVAL_MS | echo PORT\n",
+      "       everport-flow ping HOST PORT SECONDS INTERVAL_MS | echo PORT | icmp HOST INTERVAL_MS\n",
       stderr);
   return 2;
 }
@@ -289,5 +353,6 @@ int main(int argc, char** argv) {
     return Ping(argv[2], argv[3], std::atof(argv[4]), std::atoi(argv[5]));
   }
   if (command == "echo" && argc == 3) return Echo(argv[2]);
+  if (command == "icmp" && argc == 4 && std::atoi(argv[3]) > 0) return IcmpPing(argv[2], std::atoi(argv[3]));
   return Usage();
 }

@@ -1,7 +1,6 @@
 """What the network did, as seen from the host's side of the bridge. Times are time.monotonic()."""
 
 import json
-import re
 import signal
 import statistics
 import threading
@@ -9,30 +8,25 @@ import time
 
 from .process import Process
 
-_REPLY = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .* icmp_seq=(\d+) ")
-_SUMMARY = re.compile(r"^(\d+) packets transmitted, (\d+) received(?:, \+(\d+) duplicates)?")
-
 
 class Pinger:
-    """ping at a fixed interval, every reply with its time of arrival."""
+    """ICMP echo at a fixed interval, every reply with its time of arrival."""
 
-    def __init__(self, prefix, address, work_dir, interval_ms=10):
+    def __init__(self, prefix, program, address, work_dir, interval_ms=10):
         self.interval = interval_ms / 1000
         self.sent = self.received = self.duplicates = None  # known after stop()
-        self._offset = time.monotonic() - time.time()
-        self._replies = []  # (time, sequence number)
+        self._replies = []  # times
         self._changed = threading.Condition()
-        self._process = Process([*prefix, "ping", "-D", "-n", "-i", f"{self.interval:g}", address],
-                                name=f"ping {address}", log_path=f"{work_dir}/ping.log", on_line=self._take)
+        self._process = Process([*prefix, program, "icmp", address, interval_ms], name=f"pings of {address}",
+                                log_path=f"{work_dir}/ping.log", on_line=self._take)
 
     def _take(self, line):
-        reply = _REPLY.match(line)
-        summary = _SUMMARY.match(line)
+        said = json.loads(line)
         with self._changed:
-            if reply:
-                self._replies.append((float(reply[1]) + self._offset, int(reply[2])))
-            if summary:
-                self.sent, self.received, self.duplicates = (int(n or 0) for n in summary.groups())
+            if "reply" in said:
+                self._replies.append(said["at"])
+            else:
+                self.sent, self.received, self.duplicates = said["sent"], said["received"], said["duplicated"]
             self._changed.notify_all()
 
     def wait_reply(self, after, timeout):
@@ -42,7 +36,7 @@ class Pinger:
             while True:
                 # From the end: a long run has many replies, and the one we look for is among the last.
                 late = None
-                for at, _ in reversed(self._replies):
+                for at in reversed(self._replies):
                     if at <= after:
                         break
                     late = at
@@ -55,16 +49,12 @@ class Pinger:
     def gap(self, start, end):
         """Longest time without a reply that touches [start, end], in seconds, less the interval at which we ask."""
         with self._changed:
-            times = sorted(at for at, _ in self._replies)
-        longest = 0.0
-        for before, after in zip(times, times[1:]):
-            if after >= start and before <= end:
-                longest = max(longest, after - before - self.interval)
-        return longest
+            times = list(self._replies)
+        return max((b - a - self.interval for a, b in zip(times, times[1:]) if b >= start and a <= end), default=0.0)
 
     def stop(self):
-        """Ends ping by its own way, so that it counts."""
-        self._process.signal(signal.SIGINT)
+        """Ends it, waiting for the last replies; then sent, received, lost and duplicates are known."""
+        self._process.signal(signal.SIGTERM)
         self._process.wait(10)
         return self
 

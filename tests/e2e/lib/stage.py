@@ -26,7 +26,7 @@ class Stage:
         self.queue_pairs, self.packed, self.mtu = queue_pairs, packed, mtu
         self.files = guest_files or make_guest(build_dir() / "guest_tools")
         self._closers = contextlib.ExitStack()
-        self._failed = False
+        self.flow_program = build_dir() / "guest_tools/everport-flow"
         self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"everport-{purpose}-"))
         self._closers.callback(shutil.rmtree, self.work, True)
         try:
@@ -80,7 +80,7 @@ class Stage:
             pinger.close()
 
     def pinger(self, **options):
-        pinger = Pinger(self.net.prefix(), self.guest.address, self.work, **options)
+        pinger = Pinger(self.net.prefix(), self.flow_program, self.guest.address, self.work, **options)
         self._closers.callback(pinger.close)
         return pinger
 
@@ -97,6 +97,6 @@ class Stage:
         return flow, sender
 
     def _flow(self, *args):
-        flow = Flow(self.net.prefix(), build_dir() / "guest_tools/everport-flow", args, self.work)
+        flow = Flow(self.net.prefix(), self.flow_program, args, self.work)
         self._closers.callback(flow.close)
         return flow

@@ -198,8 +198,11 @@ void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vecto
   for (size_t i = 0; i < port.config.uplinks.size(); ++i) {
     const UplinkConfig& uplink = port.config.uplinks[i];
     const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);
+    const size_t before = findings.size();
     ExamineUplink(facts.root, object, uplink, findings);
-    if (i < port.uplink_errors.size() && !port.uplink_errors[i].empty()) {
+    const bool explained = std::any_of(findings.begin() + static_cast<ptrdiff_t>(before), findings.end(),
+                                       [](const Finding& finding) { return finding.level != Level::kOk; });
+    if (!explained && i < port.uplink_errors.size() && !port.uplink_errors[i].empty()) {
       findings.push_back({Level::kWarn, object, absl::StrCat("everportd: ", port.uplink_errors[i])});
     }
   }

@@ -2,16 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/json/parse.hpp>
 #include <future>
 #include <sstream>
 #include <thread>
 
-#include "backend/api/http_server.h"
 #include "backend/cli/app.h"
-#include "tests/api/fake_service.h"
+#include "tests/cli/fake_daemon.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace everport::cli {
@@ -23,39 +20,6 @@ using ::testing::StartsWith;
 struct Result {
   int status = -1;
   std::string out, err;
-};
-
-// A daemon that is a fake service behind a real API server, with a control thread of its own.
-class Daemon {
- public:
-  explicit Daemon(const std::string& socket) {
-    fakes::FillWithExample(service_);
-    server_ = ApiServer::Listen(io_, service_, socket).value();
-    thread_ = std::thread([this] { io_.run(); });
-  }
-  ~Daemon() {
-    Do([this] { server_.reset(); });
-    work_.reset();
-    thread_.join();
-  }
-  // Runs it on the control thread, to its end.
-  template <typename F>
-  void Do(F work) {
-    std::promise<void> done;
-    boost::asio::post(io_, [&] {
-      work();
-      done.set_value();
-    });
-    done.get_future().wait();
-  }
-  fakes::FakeService& service() { return service_; }  // on the control thread only
-
- private:
-  boost::asio::io_context io_;
-  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{io_.get_executor()};
-  fakes::FakeService service_;
-  std::unique_ptr<ApiServer> server_;
-  std::thread thread_;
 };
 
 class CliTest : public testing::Test {
@@ -78,7 +42,7 @@ class CliTest : public testing::Test {
 
   fakes::TempDir dir;
   const std::string socket = dir / "api.sock";
-  Daemon daemon{socket};
+  fakes::FakeDaemon daemon{socket};
 };
 
 TEST_F(CliTest, PortsIsATable) {

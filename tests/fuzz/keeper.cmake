@@ -1,0 +1,2 @@
+everport_fuzz(keeper_codec_fuzz SOURCES keeper_codec_fuzz.cc DEPS everport_vhost_user)
+everport_fuzz(keeper_session_fuzz SOURCES keeper_session_fuzz.cc DEPS everport_session)

@@ -145,7 +145,7 @@ inline void FillWithExample(FakeService& service) {
                       .sleeps = 60,
                       .wakeups = 50}};
   service.placement = {{"vm1-net0", 0, 0, 1, 0, "local"}, {"vm2", -1, -1, -1, -1, "no guest"}};
-  service.health.startup = {.eal_ms = 120.5, .uplinks_ms = 30, .replay_ms = 4, .total_ms = 200};
+  service.health.startup = {.eal_ms = 120.5, .uplinks_ms = 31.25, .replay_ms = 4, .total_ms = 200};
   service.Emit("", "config", "2 ports");
   service.Emit("vm1-net0", "path", "0 (vf) failed; 1 (tap) running");
 }

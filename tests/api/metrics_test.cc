@@ -42,7 +42,7 @@ TEST_F(MetricsTest, DaemonAndPollers) {
   const std::string text = MetricsText(service);
   EXPECT_THAT(text, HasSubstr("everport_build_info{daemon=\"a\",version=\"" EVERPORT_VERSION "\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("everport_keeper_connected 1\n"));
-  EXPECT_THAT(text, HasSubstr("everport_start_seconds{stage=\"uplinks\"} 0.03"));
+  EXPECT_THAT(text, HasSubstr("everport_start_seconds{stage=\"uplinks\"} 0.03125\n"));
   EXPECT_THAT(text, HasSubstr("everport_poller_busy_ratio{poller=\"1\"} 0.25\n"));
   EXPECT_THAT(text, HasSubstr("everport_poller_loops_total{poller=\"1\"} 7000\n"));
 }

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <functional>
 #include <future>
 #include <sstream>
+#include <utility>
 #include <thread>
 
 #include "backend/cli/app.h"
@@ -207,6 +209,39 @@ TEST_F(CliTest, EventsFollowUntilNobodyReadsThem) {
   daemon.Do([&] { daemon.service().Emit("vm2", "state", "connected"); });
   reader.join();
   EXPECT_THAT(buffer.str(), HasSubstr("vm2  state  connected\n"));
+}
+
+// Once something is said on it, lets the daemon answer.
+class Impatient : public std::stringbuf {
+ public:
+  explicit Impatient(std::function<void()> act) : act_(std::move(act)) {}
+
+ private:
+  int sync() override {
+    if (act_) std::exchange(act_, nullptr)();
+    return 0;
+  }
+  std::function<void()> act_;
+};
+
+TEST_F(CliTest, LongWaitIsSaidOnStderr) {
+  daemon.Do([&] { daemon.service().hold = true; });
+  Impatient said([&] { daemon.Do([&] { daemon.service().held.at(0)(); }); });
+  std::istringstream in;
+  std::ostringstream out;
+  std::ostream err(&said);
+  CliIo io{in, out, err};
+  const char* const argv[] = {"everportctl", "port", "remove", "vm2"};
+  EXPECT_EQ(RunCli(4, argv, socket, io), 0);
+  EXPECT_EQ(said.str(), "waiting for everportd: 2 s\n");
+  EXPECT_EQ(out.str(), "port vm2 removed\n");
+}
+
+TEST_F(CliTest, DaemonWithTooManyClientsSaysSo) {
+  const fakes::FakeDaemon full(dir / "full.sock", {.connections = 0});
+  const Result result = Run({"--api", dir / "full.sock", "ports"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.err, "everportctl: api: 0 connections are open already; try again later\n");
 }
 
 TEST_F(CliTest, PlacementAndContract) {

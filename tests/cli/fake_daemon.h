@@ -16,9 +16,9 @@ namespace everport::fakes {
 // A daemon that is a fake service behind a real API server, with a control thread of its own.
 class FakeDaemon {
  public:
-  explicit FakeDaemon(const std::string& socket) {
+  explicit FakeDaemon(const std::string& socket, const ApiLimits& limits = {}) {
     FillWithExample(service_);
-    server_ = ApiServer::Listen(io_, service_, socket).value();
+    server_ = ApiServer::Listen(io_, service_, socket, limits).value();
     thread_ = std::thread([this] { io_.run(); });
   }
   ~FakeDaemon() {

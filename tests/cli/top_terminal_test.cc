@@ -4,8 +4,8 @@
 #include <pty.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <utmp.h>
 #include <unistd.h>
+#include <utmp.h>
 
 #include <chrono>
 #include <string>

@@ -27,6 +27,45 @@ bool Has(uint64_t features, unsigned bit) {
   return features >> bit & 1;
 }
 
+// The guest's memory table, fetched when it is first needed.
+class GuestMemoryMap {
+ public:
+  explicit GuestMemoryMap(int vid) : vid_(vid) {}
+  ~GuestMemoryMap() { free(memory_); }
+  GuestMemoryMap(const GuestMemoryMap&) = delete;
+  GuestMemoryMap& operator=(const GuestMemoryMap&) = delete;
+
+  // Where gpa … gpa + len lies here; nullptr if not in one piece.
+  const void* At(uint64_t gpa, uint64_t len) const {
+    if (!memory_ && rte_vhost_get_mem_table(vid_, &memory_) != 0) return nullptr;
+    uint64_t mapped = len;
+    const uint64_t address = rte_vhost_va_from_guest_pa(memory_, gpa, &mapped);
+    return address != 0 && mapped == len ? reinterpret_cast<const void*>(address) : nullptr;
+  }
+
+ private:
+  const int vid_;
+  mutable rte_vhost_memory* memory_ = nullptr;
+};
+
+// Bytes that a scanned chain holds: of all its descriptors, or of its indirect table's. The guest may have changed
+// them since, or may do so yet: then a burst may take more chains than were written down, to that guest's loss alone.
+int64_t ChainRoom(const PackedDesc* ring, uint16_t size, uint16_t position, const IndexPageChain& chain,
+                  const GuestMemoryMap& memory) {
+  constexpr uint32_t kMaxTable = 256;  // descriptors; librte_vhost refuses longer ones
+  int64_t room = 0;
+  if (chain.head_flags & kPackedIndirect) {
+    const uint32_t count = std::min<uint32_t>(chain.head_len / sizeof(PackedDesc), kMaxTable);
+    const auto* table =
+        static_cast<const PackedDesc*>(memory.At(ring[position & 0x7fff].addr, count * sizeof(PackedDesc)));
+    for (uint32_t i = 0; table && i < count; ++i) room += table[i].len;
+    return room;
+  }
+  if (chain.slots == 1) return chain.head_len;
+  for (uint16_t i = 0; i < chain.slots; ++i, position = Advance(position, 1, size)) room += ring[position & 0x7fff].len;
+  return room;
+}
+
 }  // namespace
 
 GuestEndpoint::GuestEndpoint(std::string port, uint16_t max_queue_pairs, std::shared_ptr<IndexPageMap> index_page,
@@ -177,17 +216,20 @@ uint16_t GuestEndpoint::TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames
   return sent;
 }
 
-// How many of the frames the first `chains` chains surely hold. Without MRG_RXBUF a frame takes one chain; with it
-// as many as its length needs, where only the head descriptor's length is reckoned with.
-uint16_t GuestEndpoint::FramesThatFit(const IndexPageVring& journal, unsigned chains, rte_mbuf** frames,
+// How many of the frames the first `chains` chains surely hold. Without MRG_RXBUF a frame takes one chain, with it as
+// many as its length needs.
+uint16_t GuestEndpoint::FramesThatFit(int vid, const Vring& v, uint16_t position, unsigned chains, rte_mbuf** frames,
                                       uint16_t n) const {
   if (!Has(features(), kNetMrgRxbuf)) return static_cast<uint16_t>(std::min<unsigned>(n, chains));
-  unsigned chain = 0;
+  const GuestMemoryMap memory(vid);
+  unsigned taken = 0;
   for (uint16_t i = 0; i < n; ++i) {
     int64_t left = int64_t{frames[i]->pkt_len} + kNetHeader;
     while (left > 0) {
-      if (chain == chains) return i;
-      left -= journal.chains[chain++].head_len;
+      if (taken == chains) return i;
+      const IndexPageChain& chain = v.journal->chains[taken++];
+      left -= ChainRoom(v.ring, v.size, position, chain, memory);
+      position = Advance(position, chain.slots, v.size);
     }
   }
   return n;
@@ -203,7 +245,7 @@ uint16_t GuestEndpoint::TransmitJournalled(int vid, uint16_t vring, rte_mbuf** f
     const uint16_t want = std::min<uint16_t>(n - sent, kBurst);
     const unsigned limit = mergeable ? kIndexPageChains : want;
     const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, limit);
-    const uint16_t fit = FramesThatFit(*v.journal, chains, frames + sent, want);
+    const uint16_t fit = FramesThatFit(vid, v, position, chains, frames + sent, want);
     if (fit == 0) break;
     v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
     const uint16_t done = rte_vhost_enqueue_burst(vid, vring, frames + sent, fit);

@@ -79,13 +79,14 @@ class GuestEndpoint : public Endpoint {
     // Split: the unreadable chain's position and when it was first seen (TSC; 0: none).
     uint16_t stuck_at = 0;
     uint64_t stuck_since = 0;
-    UniqueFd kick;             // under mutex_
+    UniqueFd kick;  // under mutex_
   };
   int UsableVid(uint16_t vring) const;
   uint16_t ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   static uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
-  uint16_t FramesThatFit(const IndexPageVring& journal, unsigned chains, rte_mbuf** frames, uint16_t n) const;
+  uint16_t FramesThatFit(int vid, const Vring& v, uint16_t position, unsigned chains, rte_mbuf** frames,
+                         uint16_t n) const;
   void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
   void NoteIncompleteChain(Vring& v, uint16_t position);
   void SetNotification(bool on);

@@ -255,7 +255,12 @@ class HostileRing : public testing::TestWithParam<const Attack*> {
     bystanders_ = nullptr;
     stack_ = nullptr;
   }
-  static int64_t Drops() { return stack_->PortNumber("victim", "drops") + stack_->PortNumber("friend", "drops"); }
+  // Of both ends of the wire: what cannot be given to the victim counts where it came from.
+  static int64_t Drops() {
+    const int64_t victim = stack_->PortNumber("victim", "drops"), peer = stack_->PortNumber("friend", "drops");
+    EXPECT_TRUE(victim >= 0 && peer >= 0) << "the API does not answer\n" << stack_->Logs();
+    return victim + peer;
+  }
 
   static Stack* stack_;
   static Bystanders* bystanders_;

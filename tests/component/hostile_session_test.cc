@@ -286,12 +286,14 @@ INSTANTIATE_TEST_SUITE_P(All, HostileSession, testing::ValuesIn(AllAttacks()),
 // The file behind a region is cut short while the rings run: touching such a page is SIGBUS, for whoever does it.
 TEST_F(HostileSession, MemoryThatIsTakenAwayUnderTheDaemon) {
   ASSERT_TRUE(bystanders_->ready()) << stack_->Logs();
+  const FrontEndOptions peer_options{.socket = stack_->Socket("friend"), .queue_pairs = kPairs};
   GoodSession(*stack_, Options());
+  GoodSession(*stack_, peer_options);
   const Footprint before = bystanders_->Settle();
   {
     FrontEndOptions options = Options();
     options.regions = 2;
-    FrontEnd hostile(options), peer({.socket = stack_->Socket("friend"), .queue_pairs = kPairs});
+    FrontEnd hostile(options), peer(peer_options);
     ASSERT_TRUE(hostile.Connect(absl::Seconds(10)).ok()) << stack_->Logs();
     ASSERT_TRUE(peer.Connect(absl::Seconds(10)).ok()) << stack_->Logs();
     fakes::Flow there(hostile, peer, 1), back(peer, hostile, 2);

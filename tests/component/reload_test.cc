@@ -92,7 +92,8 @@ TEST_F(ReloadTest, AnotherUplinkUnderARunningGuest) {
 TEST_F(ReloadTest, TheSameFileChangesNothing) {
   const size_t from = stack_.daemon().log().size();
   Reload();
-  EXPECT_TRUE(stack_.daemon().WaitLog("config", absl::Seconds(5), from)) << stack_.Logs();
+  EXPECT_TRUE(stack_.daemon().WaitLog("reloaded: 0 added, 0 removed, 0 changed", absl::Seconds(5), from))
+      << stack_.Logs();
   ExpectOthersUntouched();
 }
 

@@ -84,7 +84,7 @@ TEST_P(WireTest, FramesArriveIntactBothWays) {
       flows, [&] { return there.ledger().received >= enough && back.ledger().received >= enough; }, absl::Seconds(10)))
       << there.ledger().received << " and " << back.ledger().received << " frames arrived\n"
       << stack_->Logs();
-  EXPECT_EQ(DrainAll(flows, absl::Seconds(5)), "");
+  ASSERT_EQ(DrainAll(flows, absl::Seconds(5)), "") << stack_->Logs();
   // Now at a pace that fills no ring: every single frame must arrive.
   for (Flow* flow : flows) {
     flow->StartWindow(64);

@@ -6,7 +6,7 @@ from lib.measure import Flow, gbit_per_s
 from lib.stage import Stage
 
 SECONDS = 60
-STALL_MS = 500
+STALL_MS = 1000
 
 
 def check(result, guest_result, what):

@@ -33,7 +33,7 @@ absl::Status ConnectError(const std::string& path, const error_code& error) {
 // One request on its way, by asynchronous steps, so that each has a deadline and the wait can be watched.
 class Exchange {
  public:
-  Exchange(const std::string& path, std::chrono::seconds timeout) : path_(path), timeout_(timeout), stream_(io_) {
+  Exchange(const std::string& path, std::chrono::milliseconds timeout) : path_(path), timeout_(timeout), stream_(io_) {
     parser_.body_limit(kMaxReply);
   }
 
@@ -54,22 +54,23 @@ class Exchange {
   absl::Status Lines(const http::request<http::string_body>& request, const std::function<bool(std::string_view)>& line,
                      const std::function<absl::Status(const HttpReply&)>& refused) {
     if (absl::Status status = Connect(); !status.ok()) return status;
-    error_code error;
-    http::write(stream_, request, error);
+    stream_.expires_after(timeout_);
+    Await([&](auto done) { http::async_write(stream_, request, done); });  // as in Do, the answer counts
     parser_.body_limit(boost::none);
-    http::read_header(stream_, buffer_, parser_, error);
+    error_code error = Await([&](auto done) { http::async_read_header(stream_, buffer_, parser_, done); });
     if (error) return Broken(error);
     std::string& body = parser_.get().body();
     if (parser_.get().result() != http::status::ok) {
-      http::read(stream_, buffer_, parser_, error);
+      Await([&](auto done) { http::async_read(stream_, buffer_, parser_, done); });
       return refused(HttpReply{static_cast<int>(parser_.get().result_int()), body});
     }
+    stream_.expires_never();
     while (true) {
       for (size_t end; (end = body.find('\n')) != std::string::npos; body.erase(0, end + 1)) {
         if (!line(std::string_view(body).substr(0, end))) return absl::OkStatus();
       }
       if (parser_.is_done()) return absl::OkStatus();
-      http::read_some(stream_, buffer_, parser_, error);
+      error = Await([&](auto done) { http::async_read_some(stream_, buffer_, parser_, done); });
       if (error) return Broken(error);
     }
   }
@@ -84,6 +85,16 @@ class Exchange {
     return error ? ConnectError(path_, error) : absl::OkStatus();
   }
 
+  // Runs one asynchronous step, which start begins, to its end.
+  template <typename Start>
+  error_code Await(const Start& start) {
+    error_code result;
+    start([&](error_code error, size_t) { result = error; });
+    io_.restart();
+    io_.run();
+    return result;
+  }
+
   void Wait(const HttpClient::Waiting& waiting) {
     const auto start = Clock::now();
     while (!done_) {
@@ -95,15 +106,15 @@ class Exchange {
 
   absl::Status Broken(const error_code& error) const {
     if (error == beast::error::timeout) {
-      return absl::DeadlineExceededError(
-          absl::StrCat(path_, ": no answer within ", timeout_.count(), " s; see the log of everportd"));
+      return absl::DeadlineExceededError(absl::StrCat(
+          path_, ": no answer within ", static_cast<double>(timeout_.count()) / 1000, " s; see the log of everportd"));
     }
     return absl::UnavailableError(
         absl::StrCat(path_, ": the answer broke off: ", error.message(), "; see the log of everportd"));
   }
 
   const std::string path_;
-  const std::chrono::seconds timeout_;
+  const std::chrono::milliseconds timeout_;
   asio::io_context io_;
   Stream stream_;
   beast::flat_buffer buffer_;

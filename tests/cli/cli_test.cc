@@ -6,8 +6,8 @@
 #include <functional>
 #include <future>
 #include <sstream>
-#include <utility>
 #include <thread>
+#include <utility>
 
 #include "backend/cli/app.h"
 #include "tests/cli/fake_daemon.h"

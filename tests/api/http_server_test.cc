@@ -181,6 +181,15 @@ TEST_F(HttpServerTest, OversizedBodyIsRefusedBeforeItIsRead) {
   ExpectServesAnother();
 }
 
+TEST_F(HttpServerTest, BodyLimitIsTheServersOwn) {
+  Listen({.body_bytes = 1000});
+  RawClient fits(path), surplus(path);
+  fits.Send(absl::StrCat("POST /v1/ports HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", std::string(1000, ' ')));
+  EXPECT_TRUE(UntilReceived(fits, "400 Bad Request"));
+  surplus.Send("POST /v1/ports HTTP/1.1\r\nContent-Length: 1001\r\n\r\n");
+  EXPECT_TRUE(UntilReceived(surplus, "body of more than 1000 bytes"));
+}
+
 TEST_F(HttpServerTest, BodyOfOneMebibyteIsRead) {
   Listen();
   RawClient client(path);

@@ -1,8 +1,8 @@
 # Everything we stand on, found once. All of it is packaged by Debian 12 and 13 (tests/setup/install-deps).
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
-set(Boost_NO_WARN_NEW_VERSIONS ON)
-find_package(Boost 1.81 REQUIRED COMPONENTS json)
+# Boost's own package file: CMake 3.30 and later warn of the module that came with CMake.
+find_package(Boost 1.81 CONFIG REQUIRED COMPONENTS json)
 find_package(absl REQUIRED)
 find_package(spdlog REQUIRED)
 pkg_check_modules(TOMLPLUSPLUS REQUIRED IMPORTED_TARGET tomlplusplus)

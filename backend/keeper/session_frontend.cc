@@ -252,6 +252,8 @@ Session::Handled Session::OnSetVringFd(Message& message) {
     if (absl::Status s = CheckRing(record_.memory, *vring.addr, vring.num, record_.packed()); !s.ok()) return s;
     if (record_.packed() && (vring.base & 0x7fff) >= vring.num)
       return Broken(message.request, absl::StrCat("ring ", ring, ": base ", vring.base & 0x7fff, " of ", vring.num));
+    // A poller of the session before may have written after that one's end.
+    if (!vring.started()) ClearHead(ring);
     vring.kick = std::move(fd);
     vring.kick_told = true;
     // vhost-user.rst, "Ring states": without protocol features there is no SET_VRING_ENABLE.

@@ -158,7 +158,8 @@ void SessionIo::UpdateInterest() {
     frontend_->watcher.WantWrite(blocked);
     // A front-end that does not read its replies is not read either.
     frontend_->watcher.WantRead(!blocked && !session_.frontend_paused());
-    if (!frontend_->channel.mid_message()) {
+    // Time counts only while we read.
+    if (!frontend_->channel.mid_message() || session_.frontend_paused()) {
       half_message_.Cancel();
     } else if (!half_message_.armed()) {
       half_message_.Arm(kHalfMessage, [this] { LoseFrontend("a message begun 2 s ago is not complete"); });

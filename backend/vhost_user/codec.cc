@@ -120,7 +120,8 @@ absl::Status CheckForm(const Message& message) {
 
 std::vector<MemoryRegion> DecodeMemTable(const Message& message) {
   std::vector<MemoryRegion> regions(message.fds.size());
-  std::memcpy(regions.data(), message.payload.data() + kMemTableHeader, regions.size() * sizeof(MemoryRegion));
+  if (!regions.empty())
+    std::memcpy(regions.data(), message.payload.data() + kMemTableHeader, regions.size() * sizeof(MemoryRegion));
   return regions;
 }
 
@@ -129,7 +130,8 @@ Message EncodeMemTable(const std::vector<MemoryRegion>& regions, uint32_t flags)
   const uint32_t header[2] = {static_cast<uint32_t>(regions.size()), 0};
   message.payload.resize(sizeof header + regions.size() * sizeof(MemoryRegion));
   std::memcpy(message.payload.data(), header, sizeof header);
-  std::memcpy(message.payload.data() + sizeof header, regions.data(), regions.size() * sizeof(MemoryRegion));
+  if (!regions.empty())
+    std::memcpy(message.payload.data() + sizeof header, regions.data(), regions.size() * sizeof(MemoryRegion));
   return message;
 }
 

@@ -4,6 +4,7 @@
 // What is checked here is form: version, payload size, number of descriptors. What a message means in a session, and
 // whether it may come now, is the session's affair (backend/keeper/session.h).
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -39,7 +40,8 @@ template <typename T>
 T PayloadAs(const Message& message) {
   static_assert(std::is_trivially_copyable_v<T>);
   T value{};
-  std::memcpy(&value, message.payload.data(), std::min(sizeof value, message.payload.size()));
+  if (!message.payload.empty())
+    std::memcpy(&value, message.payload.data(), std::min(sizeof value, message.payload.size()));
   return value;
 }
 

@@ -96,6 +96,20 @@ TEST(SessionTest, ReplayTakesPackedBasesFromTheIndexPage) {
   EXPECT_EQ(PayloadAs<VringState>(*w.Find(Request::kSetVringBase, 1)).num, 0x8000u);
 }
 
+TEST(SessionTest, APositionFromTheSessionBeforeIsNotTaken) {
+  SessionWorld w;
+  w.Connect();
+  w.Negotiate(Bit(kVersion1) | Bit(kRingPacked) | Bit(kVhostUserProtocolFeatures));
+  w.ShareMemory();
+  w.Say(Request::kSetVringNum, VringState{0, SessionWorld::kRing});
+  w.Say(Request::kSetVringBase, VringState{0, 0x80008000});
+  w.Say(Request::kSetVringAddr, w.Addr(0));
+  w.page->vrings[0].head = IndexPageHead(17, 0);  // a poller that came late
+  w.Say(Request::kSetVringKick, uint64_t{0}, w.event.get());
+  w.Attach();
+  EXPECT_EQ(PayloadAs<VringState>(*w.Find(Request::kSetVringBase, 0)).num, 0x8000u);
+}
+
 TEST(SessionTest, ReplayRepairsAPackedRingAndLogsThePage) {
   SessionWorld w;
   const uint64_t features = Bit(kVersion1) | Bit(kRingPacked) | Bit(kVhostUserProtocolFeatures) | Bit(kVhostLogAll);

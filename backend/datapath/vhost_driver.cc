@@ -65,7 +65,7 @@ const rte_vhost_device_ops kOps = [] {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<VhostDriver>> VhostDriver::Start(const std::string& port, const std::string& socket,
-                                                                const FeatureContract& contract, uint16_t queue_pairs,
+                                                                const FeatureContract& contract,
                                                                 std::shared_ptr<GuestEndpoint> guest) {
   std::unique_ptr<VhostDriver> driver(new VhostDriver(port, socket));
   {
@@ -76,14 +76,14 @@ absl::StatusOr<std::unique_ptr<VhostDriver>> VhostDriver::Start(const std::strin
   driver->registered_ = true;
   if (rte_vhost_driver_register(socket.c_str(), RTE_VHOST_USER_CLIENT) != 0)
     return absl::UnavailableError(absl::StrCat(port, ": librte_vhost does not take the socket ", socket));
-  if (absl::Status status = driver->Offer(contract, queue_pairs); !status.ok()) return status;
+  if (absl::Status status = driver->Offer(contract); !status.ok()) return status;
   if (rte_vhost_driver_callback_register(socket.c_str(), &kOps) != 0 || rte_vhost_driver_start(socket.c_str()) != 0)
     return absl::UnavailableError(absl::StrCat(port, ": librte_vhost did not start on ", socket));
   return driver;
 }
 
 // Offers exactly the contract. Not by rte_vhost_driver_set_features: that switches the built-in net data path off.
-absl::Status VhostDriver::Offer(const FeatureContract& contract, uint16_t queue_pairs) {
+absl::Status VhostDriver::Offer(const FeatureContract& contract) {
   uint64_t supported = 0, protocol = 0;
   if (rte_vhost_driver_get_features(socket_.c_str(), &supported) != 0 ||
       rte_vhost_driver_get_protocol_features(socket_.c_str(), &protocol) != 0)
@@ -95,11 +95,8 @@ absl::Status VhostDriver::Offer(const FeatureContract& contract, uint16_t queue_
   }
   rte_vhost_driver_disable_features(socket_.c_str(), supported & ~contract.features);
   rte_vhost_driver_set_protocol_features(socket_.c_str(), protocol & contract.protocol_features);
-#if RTE_VERSION >= RTE_VERSION_NUM(24, 7, 0, 0)
-  rte_vhost_driver_set_max_queue_num(socket_.c_str(), queue_pairs);
-#else
-  (void)queue_pairs;  // the keeper answers GET_QUEUE_NUM; straight to QEMU this release says 128
-#endif
+  // GET_QUEUE_NUM: the keeper answers it. Straight to QEMU librte_vhost says 128, whatever we tell it
+  // (rte_vhost_driver_set_max_queue_num of 24.07 holds for VDUSE alone).
   return absl::OkStatus();
 }
 

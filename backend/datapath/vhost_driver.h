@@ -15,7 +15,7 @@ class VhostDriver {
  public:
   // Unavailable or InvalidArgument (the contract offers what this librte_vhost lacks) name the port and the socket.
   static absl::StatusOr<std::unique_ptr<VhostDriver>> Start(const std::string& port, const std::string& socket,
-                                                            const FeatureContract& contract, uint16_t queue_pairs,
+                                                            const FeatureContract& contract,
                                                             std::shared_ptr<GuestEndpoint> guest);
   // Ends the connection; returns when no callback will come any more. No lane of the guest may be left.
   ~VhostDriver();
@@ -24,7 +24,7 @@ class VhostDriver {
 
  private:
   VhostDriver(std::string port, std::string socket) : port_(std::move(port)), socket_(std::move(socket)) {}
-  absl::Status Offer(const FeatureContract& contract, uint16_t queue_pairs);
+  absl::Status Offer(const FeatureContract& contract);
 
   const std::string port_;
   const std::string socket_;

@@ -48,7 +48,7 @@ absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMa
   guest_ = std::make_shared<GuestEndpoint>(config_.name, config_.queue_pairs, std::move(index_page), std::move(hooks));
   guest_->set_mtu(config_.mtu);
   attached_at_ = absl::Now();
-  auto driver = VhostDriver::Start(config_.name, socket, contract_, config_.queue_pairs, guest_);
+  auto driver = VhostDriver::Start(config_.name, socket, contract_, guest_);
   if (!driver.ok()) {
     env_.events.Add(config_.name, "state", Plain(driver.status()), true);
     session_reason_ = Plain(driver.status());

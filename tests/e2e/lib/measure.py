@@ -9,6 +9,15 @@ import time
 from .process import Process
 
 
+def _wait_more(changed, process, deadline, what):
+    """Until the process has said something more; an error if it has ended, or the time has come."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"{process.name}: {what}{process.log_tail()}")
+    if not changed.wait(min(left, 0.5)) and not process.alive():
+        raise RuntimeError(f"{process.name}: ended with status {process.wait(0)}{process.log_tail()}")
+
+
 class Pinger:
     """ICMP echo at a fixed interval, every reply with its time of arrival."""
 
@@ -42,9 +51,7 @@ class Pinger:
                     late = at
                 if late:
                     return late
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    raise TimeoutError(f"{self._process.name}: no reply for {timeout} s{self._process.log_tail()}")
+                _wait_more(self._changed, self._process, deadline, f"no reply for {timeout} s")
 
     def gap(self, start, end):
         """Longest time without a reply that touches [start, end], in seconds, less the interval at which we ask."""
@@ -93,9 +100,7 @@ class Flow:
                 late = [at for at, _ in self._progress[-1000:] if at > after]
                 if late:
                     return late[0]
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    raise TimeoutError(f"{self._process.name}: no progress for {timeout} s{self._process.log_tail()}")
+                _wait_more(self._changed, self._process, deadline, f"no progress for {timeout} s")
 
     def gap(self, start, end):
         """Longest time without progress that touches [start, end], in seconds."""

@@ -70,6 +70,10 @@ void LyingHeader(FrontEnd& end, const NetHeader& header) {
   end.FlushTx(0);
 }
 
+void PrintTo(const Attack* attack, std::ostream* out) {
+  *out << attack->name;
+}
+
 const Attack kAttacks[] = {
     // Split, transmit.
     {"SplitChainOfOneThatLoops", false, 1,

@@ -75,6 +75,10 @@ std::vector<int> ManyFds(const FrontEnd& end, size_t count) {
 
 const uint64_t kHuge = ~uint64_t{4095};
 
+void PrintTo(const Attack* attack, std::ostream* out) {
+  *out << attack->name;
+}
+
 const Attack kAttacks[] = {
     // Framing.
     {"LengthTooLong", false, [](FrontEnd& e) { ThrowHeader(e, 2, 1, 0x7fffffff); }},

@@ -5,7 +5,13 @@
 // EVERPORT_KILL_POINTS: kill points over all configurations together, 1000 by default. A kill of the daemon counts once
 // for every port that it serves, since each port's rings stand somewhere of their own at that moment.
 // EVERPORT_KILL_SEED: of the moments; printed.
+//
+// A front-end of one thread cannot keep the daemon busy all the time, so each shot has its run-up: the daemon is
+// stopped (SIGSTOP), every ring is filled to the brim, the daemon goes on and dies while it works that off.
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -15,6 +21,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "backend/keeper/index_page.h"
 #include "tests/component/stack.h"
 #include "tests/fakes/traffic.h"
 
@@ -31,6 +38,9 @@ struct Rings {
   bool packed, in_order, event_idx, mergeable, indirect;
   unsigned queue_pairs;
 };
+void PrintTo(const Rings& rings, std::ostream* out) {
+  *out << rings.name;
+}
 constexpr Rings kRings[] = {
     {"split_1q", false, false, false, true, false, 1},
     {"split_inorder_eventidx_4q", false, true, true, true, false, 4},
@@ -48,7 +58,79 @@ unsigned FromEnvironment(const char* name, unsigned otherwise) {
   return text == nullptr ? otherwise : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
 }
 
+// The keeper's index pages, mapped for reading.
+class IndexPages {
+ public:
+  explicit IndexPages(const fakes::Process& keeper) {
+    for (const UniqueFd& fd : keeper.OpenFiles("everport-index-page")) {
+      void* page = ::mmap(nullptr, sizeof(IndexPage), PROT_READ, MAP_SHARED, fd.get(), 0);
+      if (page != MAP_FAILED) pages_.push_back(static_cast<const IndexPage*>(page));
+    }
+  }
+  ~IndexPages() {
+    for (const IndexPage* page : pages_) ::munmap(const_cast<IndexPage*>(page), sizeof(IndexPage));
+  }
+  IndexPages(const IndexPages&) = delete;
+  IndexPages& operator=(const IndexPages&) = delete;
+
+  size_t size() const { return pages_.size(); }
+  // Rings with a burst under way, or that was when the daemon died.
+  unsigned Bursts() const {
+    unsigned count = 0;
+    for (const IndexPage* page : pages_) {
+      for (const IndexPageVring& vring : page->vrings) {
+        count += IndexPageHeadChains(vring.head.load(std::memory_order_acquire)) > 0;
+      }
+    }
+    return count;
+  }
+
+ private:
+  std::vector<const IndexPage*> pages_;
+};
+
 class KillTest : public testing::TestWithParam<Rings> {};
+
+// The poller gets the last CPU for itself, or it would not run while we wait to shoot. Gives that CPU, -1 if there is
+// but one.
+int KeepOffTheLastCpu() {
+  static const int cpu = [] {
+    cpu_set_t cpus;
+    if (::sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) < 2) return -1;
+    int last = CPU_SETSIZE - 1;
+    while (!CPU_ISSET(last, &cpus)) --last;
+    CPU_CLR(last, &cpus);
+    return ::sched_setaffinity(0, sizeof cpus, &cpus) == 0 ? last : -1;
+  }();
+  return cpu;
+}
+
+unsigned RoundOfAll(const std::vector<Flow*>& flows) {
+  unsigned moved = 0;
+  for (Flow* flow : flows) moved += flow->Round();
+  return moved;
+}
+
+void StopAndFill(Stack& stack, const std::vector<Flow*>& flows) {
+  stack.daemon().Signal(SIGSTOP);
+  while (RoundOfAll(flows) > 0) {
+  }
+}
+
+// The shot falls within the time that the daemon needs for full rings, about; counted from when it is seen to work
+// again, for a busy machine may leave it waiting.
+void GoOnAndDie(Stack& stack, const std::vector<Flow*>& flows, unsigned queue_pairs, std::mt19937& random) {
+  const int most = 200'000 * static_cast<int>(queue_pairs);
+  const auto run = absl::Nanoseconds(std::uniform_int_distribution<>(0, most)(random));
+  stack.daemon().Signal(SIGCONT);
+  const absl::Time give_up = absl::Now() + absl::Milliseconds(200);
+  while (RoundOfAll(flows) == 0 && absl::Now() < give_up) {
+  }
+  const absl::Time shot = absl::Now() + run;
+  while (absl::Now() < shot) {
+  }
+  stack.KillDaemon();
+}
 
 TEST_P(KillTest, EveryDescriptorIsAccountedFor) {
   const Rings& rings = GetParam();
@@ -60,7 +142,7 @@ TEST_P(KillTest, EveryDescriptorIsAccountedFor) {
   RecordProperty("seed", std::to_string(seed));
   std::mt19937 random(seed);
 
-  Stack stack;
+  Stack stack({.poller_cpu = KeepOffTheLastCpu()});
   std::deque<FrontEnd> ends;
   for (unsigned wire = 0; wire < kWires; ++wire) {
     const std::string a = absl::StrCat("a", wire), b = absl::StrCat("b", wire);
@@ -110,13 +192,15 @@ TEST_P(KillTest, EveryDescriptorIsAccountedFor) {
       flows, [&] { return all_move(500); }, absl::Seconds(20)))
       << stack.Logs();
 
+  const IndexPages pages(stack.keeper());
+  ASSERT_EQ(pages.size(), 2 * kWires);
+  unsigned mid_burst = 0;
   std::vector<double> gaps_ms;
   for (unsigned kill = 0; kill < kills; ++kill) {
     SCOPED_TRACE(absl::StrCat("kill ", kill + 1, " of ", kills, ", seed ", seed));
-    const absl::Time until = absl::Now() + absl::Microseconds(std::uniform_int_distribution<>(0, 20'000)(random));
-    RunUntil(
-        flows, [&] { return absl::Now() >= until; }, absl::Seconds(1));
-    stack.KillDaemon();
+    StopAndFill(stack, flows);
+    GoOnAndDie(stack, flows, rings.queue_pairs, random);
+    mid_burst += pages.Bursts() > 0;
     const absl::Time killed = absl::Now();
     ASSERT_TRUE(stack.StartDaemon(/*wait=*/false).ok());
     note();
@@ -127,6 +211,8 @@ TEST_P(KillTest, EveryDescriptorIsAccountedFor) {
         << stack.Logs();
     gaps_ms.push_back(absl::ToDoubleMilliseconds(absl::Now() - killed));
     ASSERT_EQ(DrainAll(flows, absl::Seconds(5)), "") << stack.Logs();
+    // librte_vhost mends a split ring's base that does not agree with used->idx, and says so: ours must agree.
+    ASSERT_EQ(stack.daemon().log().find("mismatches"), std::string::npos) << stack.Logs();
     for (Flow* flow : flows) {
       ASSERT_EQ(flow->Fault(), "") << stack.Logs();
       flow->sending = true;
@@ -139,9 +225,11 @@ TEST_P(KillTest, EveryDescriptorIsAccountedFor) {
     missing += flow->ledger().missing;
   }
   std::printf(
-      "%s: %u kills, %u kill points; %lu frames arrived, %lu lost; back at load after %.0f ms (median), %.0f ms "
+      "%s: %u kills (%u in the middle of a packed burst), %u kill points; %lu frames arrived, %lu lost; back at load "
+      "after %.0f ms (median), %.0f ms "
       "(worst); seed %u\n",
-      rings.name, kills, kills * per_kill, received, missing, gaps_ms[gaps_ms.size() / 2], gaps_ms.back(), seed);
+      rings.name, kills, mid_burst, kills * per_kill, received, missing, gaps_ms[gaps_ms.size() / 2], gaps_ms.back(),
+      seed);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, KillTest, testing::ValuesIn(kRings),

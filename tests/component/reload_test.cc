@@ -102,6 +102,9 @@ struct Broken {
   const char* text;  // added to the running configuration
   const char* key;   // that the message must name
 };
+void PrintTo(const Broken& broken, std::ostream* out) {
+  *out << broken.name;
+}
 constexpr Broken kBroken[] = {
     {"UnknownKey",
      "[[port]]\nname = \"x\"\nsocket = \"/tmp/x.sock\"\nspeed = 10\n[[port.uplink]]\nkind = \"tap\"\ndevice = \"t\"\n",

@@ -36,8 +36,9 @@ void Stack::RemovePort(const std::string& name) {
 std::string Stack::ConfigText() const {
   std::string text =
       absl::StrCat("[daemon]\nname = \"component\"\nrun_dir = \"", dir_ / "run", "\"\nstate_dir = \"", dir_ / "state",
-                   "\"\nkeeper = ", options_.keeper ? "true" : "false",
-                   "\nmemory = \"ordinary\"\n[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n");
+                   "\"\nkeeper = ", options_.keeper ? "true" : "false", "\nmemory = \"ordinary\"\n",
+                   options_.poller_cpu < 0 ? "" : absl::StrCat("pollers = [", options_.poller_cpu, "]\n"),
+                   "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n");
   for (const TestPort& port : ports_) {
     absl::StrAppend(&text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name),
                     "\"\nqueue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"",

@@ -19,6 +19,7 @@ namespace everport::component {
 struct StackOptions {
   bool keeper = true;
   unsigned max_sleep_us = 250;
+  int poller_cpu = -1;  // -1: "auto"
 };
 
 struct TestPort {

@@ -1,6 +1,7 @@
 #include "tests/fakes/process.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -48,6 +49,13 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
   return pointers;
 }
 
+// The CPUs that we were started with: what a program gets, also when a test has pinned itself since.
+const cpu_set_t kStartCpus = [] {
+  cpu_set_t cpus;
+  FAKES_REQUIRE(::sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+  return cpus;
+}();
+
 size_t KilobytesField(const std::string& path, std::string_view field) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
@@ -84,6 +92,7 @@ Process::Process(std::string program, Options options) : program_(std::move(prog
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);
+    ::sched_setaffinity(0, sizeof kStartCpus, &kStartCpus);
     ::dup2(theirs.get(), STDOUT_FILENO);
     ::dup2(theirs.get(), STDERR_FILENO);
     ::execve(argv[0], argv.data(), envp.data());
@@ -181,6 +190,16 @@ std::vector<std::string> Process::fds() const {
   }
   std::sort(targets.begin(), targets.end());
   return targets;
+}
+
+std::vector<UniqueFd> Process::OpenFiles(std::string_view containing) const {
+  std::vector<UniqueFd> files;
+  for (const auto& entry : std::filesystem::directory_iterator(absl::StrCat("/proc/", pid_, "/fd"))) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(entry.path(), gone).string().find(containing) == std::string::npos) continue;
+    files.emplace_back(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+  }
+  return files;
 }
 
 size_t Process::fd_count() const {

@@ -47,10 +47,11 @@ class Process {
   pid_t pid() const { return pid_; }
   size_t fd_count() const;
   std::vector<std::string> fds() const;  // what /proc/PID/fd points to, sorted: for a message when a count is off
-  size_t map_count(std::string_view containing = "") const;  // lines of /proc/PID/maps that hold the text
-  size_t rss_bytes() const;                                  // VmRSS
-  size_t pss_bytes() const;                                  // smaps_rollup's Pss
-  double cpu_seconds() const;                                // user and system, all threads
+  std::vector<UniqueFd> OpenFiles(std::string_view containing) const;  // its files of such a name, opened for reading
+  size_t map_count(std::string_view containing = "") const;            // lines of /proc/PID/maps that hold the text
+  size_t rss_bytes() const;                                            // VmRSS
+  size_t pss_bytes() const;                                            // smaps_rollup's Pss
+  double cpu_seconds() const;                                          // user and system, all threads
   size_t thread_count() const;
 
  private:

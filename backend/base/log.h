@@ -12,6 +12,7 @@ namespace everport {
 // level: trace, debug, info, warning, error, critical. Returns false, and leaves info, if it is none of these.
 bool InitLogging(const std::string& program, const std::string& level = "info");
 
-// Habit: one line per state change, beginning with the port's name: spdlog::info("{}: path 0 (tap ep-vm1) running", name).
+// Habit: one line per state change, beginning with the port's name: spdlog::info("{}: path 0 (tap ep-vm1) running",
+// name).
 
 }  // namespace everport

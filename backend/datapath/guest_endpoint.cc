@@ -115,6 +115,8 @@ uint16_t GuestEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
   uint16_t avail_before = 0, avail_after = 0, used = 0;
   rte_vhost_get_vring_base(vid, vring, &avail_before, &used);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, n);
+  // A suspicion must not outlive progress: positions come again, after a lap or in the next session.
+  if (got > 0) vrings_[vring].stuck_since = 0;
   if (got == n || Has(features(), kRingPacked)) return got;
   if (rte_vhost_get_vring_base(vid, vring, &avail_after, &used) != 0) return got;
   // Consumed without giving a frame: librte_vhost found them malformed.
@@ -164,6 +166,7 @@ uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** fr
     NoteIncompleteChain(v, position);
     return 0;
   }
+  v.suspect_at = v.broken_at = -1;
   v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, static_cast<uint16_t>(chains));
   uint16_t after = position;
@@ -310,6 +313,8 @@ void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
     Vring& v = vrings_[vring];
     v.ring = packed ? reinterpret_cast<const PackedDesc*>(info.desc_packed) : nullptr;
     v.size = info.size;
+    v.stuck_since = 0;
+    v.suspect_at = v.broken_at = -1;
     v.journal = packed && index_page_ ? &index_page_->vring(vring) : nullptr;
     if (vring == 0)
       ring_address_.store(packed ? static_cast<const void*>(info.desc_packed) : info.desc, std::memory_order_release);

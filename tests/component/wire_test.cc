@@ -1,6 +1,7 @@
 // Frames between two guests on a `port` wire, for every ring format that a guest may negotiate.
 #include <gtest/gtest.h>
 
+#include <boost/json/serialize.hpp>
 #include <tuple>
 
 #include "tests/component/stack.h"
@@ -52,6 +53,10 @@ class WireTest : public testing::TestWithParam<std::tuple<bool, bool, bool, bool
             .max_frame = shape.mtu + 14,
             .regions = 1u + shape.queue_pairs % 8};
   }
+  static std::string Drops(const std::string& port) {
+    auto view = stack_->Get("/v1/ports/" + port);
+    return view.ok() ? boost::json::serialize(*view) + "\n" : std::string(view.status().message());
+  }
   static Stack* stack_;
 };
 Stack* WireTest::stack_ = nullptr;
@@ -99,7 +104,7 @@ TEST_P(WireTest, FramesArriveIntactBothWays) {
       },
       absl::Seconds(10)))
       << there.unaccounted() << " and " << back.unaccounted() << " frames did not arrive\n"
-      << stack_->Logs();
+      << Drops(PortName(shape, 'a')) << Drops(PortName(shape, 'b')) << stack_->Logs();
   EXPECT_EQ(there.Fault(), "");
   EXPECT_EQ(back.Fault(), "");
 }

@@ -30,6 +30,9 @@ class Endpoint {
   // Takes all n frames away from the caller. Returns how many were accepted; the others have been freed.
   virtual uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
 
+  // The device has gone and will not come back under this endpoint. Any thread.
+  virtual bool failed() const { return false; }
+
   // Before the poller sleeps: asks to be woken when frames arrive. The poller polls once more afterwards.
   virtual void ArmWake() = 0;
   // Traffic is flowing and the poller polls anyway: stop notifying. Called once after each ArmWake.

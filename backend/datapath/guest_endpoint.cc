@@ -122,7 +122,9 @@ uint16_t GuestEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
   // Consumed without giving a frame: librte_vhost found them malformed.
   const uint16_t consumed = avail_after - avail_before;
   if (consumed > got) CountMalformed(consumed - got);
-  if (consumed == 0) SkipUnreadableChain(vid, vring, avail_after, used);
+  // Straight to QEMU the ring may be unmapped by a new memory table while we look; the keeper sees to it that it is
+  // not.
+  if (consumed == 0 && index_page_) SkipUnreadableChain(vid, vring, avail_after, used);
   return got;
 }
 
@@ -201,8 +203,9 @@ uint16_t GuestEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) 
   const uint16_t vring = 2 * queue;
   const int vid = UsableVid(vring);
   uint16_t sent = 0;
-  if (vid >= 0) {
+  if (vid >= 0 && !vrings_[vring].sending.test_and_set(std::memory_order_acquire)) {
     sent = vrings_[vring].journal ? TransmitJournalled(vid, vring, frames, n) : TransmitPlain(vid, vring, frames, n);
+    vrings_[vring].sending.clear(std::memory_order_release);
   }
   rte_pktmbuf_free_bulk(frames, n);  // librte_vhost copied them
   return sent;
@@ -283,16 +286,16 @@ std::vector<Endpoint::WakeFd> GuestEndpoint::WakeFds(bool& complete) {
 }
 
 bool GuestEndpoint::Owns(uintptr_t address) const {
-  const int vid = vid_.load(std::memory_order_acquire);
-  rte_vhost_memory* memory = nullptr;
-  if (vid < 0 || rte_vhost_get_mem_table(vid, &memory) != 0) return false;
-  bool owns = false;
-  for (uint32_t i = 0; i < memory->nregions; ++i) {
-    const uint64_t start = memory->regions[i].host_user_addr;
-    owns = owns || (address >= start && address - start < memory->regions[i].size);
-  }
-  free(memory);
-  return owns;
+  std::lock_guard lock(mutex_);
+  return std::any_of(memory_.begin(), memory_.end(),
+                     [&](const Range& range) { return address >= range.start && address - range.start < range.size; });
+}
+
+void GuestEndpoint::Retire() {
+  retired_.store(true, std::memory_order_seq_cst);
+  vid_.store(-1, std::memory_order_seq_cst);
+  enabled_.store(0, std::memory_order_release);
+  hooks_.synchronize();
 }
 
 void GuestEndpoint::OnConnection(bool connected) {
@@ -303,7 +306,7 @@ void GuestEndpoint::OnConnection(bool connected) {
 
 // May come with the vring's write lock held: nothing here may wait for a poller.
 void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
-  if (vring >= max_vrings_) return;
+  if (vring >= max_vrings_ || retired_.load(std::memory_order_seq_cst)) return;
   if (enabled) {
     rte_vhost_vring info{};
     uint64_t features = 0;
@@ -332,20 +335,37 @@ void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
 }
 
 void GuestEndpoint::OnNewDevice(int vid) {
+  if (retired_.load(std::memory_order_seq_cst)) return;
+  RememberMemory(vid);
   uint64_t features = 0;
   rte_vhost_get_negotiated_features(vid, &features);
   features_.store(features, std::memory_order_release);
-  vid_.store(vid, std::memory_order_release);
+  vid_.store(vid, std::memory_order_seq_cst);
+  if (retired_.load(std::memory_order_seq_cst)) {  // Retire came at the same time and may be through
+    vid_.store(-1, std::memory_order_seq_cst);
+    hooks_.synchronize();
+    return;
+  }
   generation_.fetch_add(1, std::memory_order_acq_rel);
   hooks_.changed();
 }
 
+void GuestEndpoint::RememberMemory(int vid) {
+  rte_vhost_memory* table = nullptr;
+  std::lock_guard lock(mutex_);
+  memory_.clear();
+  if (rte_vhost_get_mem_table(vid, &table) != 0) return;
+  for (uint32_t i = 0; i < table->nregions; ++i)
+    memory_.push_back({static_cast<uintptr_t>(table->regions[i].host_user_addr), table->regions[i].size});
+  free(table);
+}
+
 void GuestEndpoint::OnDestroyDevice() {
   // The enabled mask stays: librte_vhost reports those vrings that it stops, and keeps the others ready.
-  vid_.store(-1, std::memory_order_release);
+  const bool in_use = vid_.exchange(-1, std::memory_order_seq_cst) >= 0;
   ring_address_.store(nullptr, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
-  hooks_.synchronize();
+  if (in_use) hooks_.synchronize();  // else Retire has, or nobody saw the device
   hooks_.changed();
 }
 

@@ -52,6 +52,12 @@ class GuestEndpoint : public Endpoint {
   // The port's MTU: what another guest may send to this one.
   void set_mtu(uint16_t mtu) { mtu_ = mtu; }
 
+  // The end: no poller uses the guest's rings any more when this returns, and events that still come are ignored.
+  // Control thread, before librte_vhost is told to unregister the socket: that call holds librte_vhost's own mutex
+  // while it destroys the device, and waiting for pollers in there could wait for ever (an event for another device
+  // that wants the mutex holds the locks of vrings that a poller wants).
+  void Retire();
+
   // librte_vhost's event thread.
   void OnNewDevice(int vid);
   void OnDestroyDevice();
@@ -79,6 +85,8 @@ class GuestEndpoint : public Endpoint {
     // Split: the unreadable chain's position and when it was first seen (TSC; 0: none).
     uint16_t stuck_at = 0;
     uint64_t stuck_since = 0;
+    // Two lanes may send to one guest (its own uplink's and a wire's); a ring takes one burst at a time.
+    std::atomic_flag sending = ATOMIC_FLAG_INIT;
     UniqueFd kick;  // under mutex_
   };
   int UsableVid(uint16_t vring) const;
@@ -89,6 +97,7 @@ class GuestEndpoint : public Endpoint {
                          uint16_t n) const;
   void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
   void NoteIncompleteChain(Vring& v, uint16_t position);
+  void RememberMemory(int vid);
   void SetNotification(bool on);
   void CountMalformed(uint64_t n) {
     malformed_.store(malformed_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
@@ -102,14 +111,20 @@ class GuestEndpoint : public Endpoint {
   uint16_t mtu_ = 1500;
 
   std::atomic<int> vid_{-1};
+  std::atomic<bool> retired_{false};
   std::atomic<uint32_t> enabled_{0};  // bit v: vring v may be used
   std::atomic<uint64_t> features_{0};
   std::atomic<bool> connected_{false};
   std::atomic<uint32_t> generation_{0};
   std::atomic<const void*> ring_address_{nullptr};
   std::atomic<uint64_t> malformed_{0};  // poller writes
-  mutable std::mutex mutex_;            // the vrings' kick descriptors
-  std::vector<Vring> vrings_;
+  struct Range {
+    uintptr_t start;
+    size_t size;
+  };
+  mutable std::mutex mutex_;   // the vrings' kick descriptors, and memory_
+  std::vector<Range> memory_;  // the guest's, mapped here; as of OnNewDevice
+  std::vector<Vring> vrings_;  // its size never changes: a Vring cannot move
 };
 
 }  // namespace everport

@@ -21,7 +21,7 @@ std::atomic<size_t> g_hit_count{0};
 // One line of /proc/self/maps: "start-end perms …". perms[3] is 's' for a shared mapping.
 struct Mapping {
   uintptr_t start = 0, end = 0;
-  bool shared = false, writable = false;
+  bool shared = false, writable = false, anonymous = false;
 };
 
 uintptr_t ParseHex(const char*& at, const char* end) {
@@ -46,6 +46,10 @@ bool ParseLine(const char* line, const char* end, Mapping& mapping) {
   if (end - line < 5) return false;
   mapping.writable = line[2] == 'w';
   mapping.shared = line[4] == 's';
+  // "perms offset dev inode path": an anonymous mapping has inode 0.
+  const char* field = line;
+  for (int spaces = 0; field < end && spaces < 4; ++field) spaces += *field == ' ';
+  mapping.anonymous = field < end && *field == '0' && (field + 1 == end || field[1] == ' ');
   return true;
 }
 
@@ -87,12 +91,19 @@ void OnSigbus(int, siginfo_t* info, void*) {
   const int saved = errno;
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   Mapping mapping;
-  if (info->si_code == BUS_ADRERR && FindMapping(address, mapping) && mapping.shared && mapping.writable &&
-      Replace(mapping)) {
-    const size_t n = g_hit_count.fetch_add(1);
-    g_hits[n < kHits ? n : kHits - 1].store(address);
-    errno = saved;
-    return;
+  if (info->si_code == BUS_ADRERR && FindMapping(address, mapping) && mapping.writable) {
+    // No longer shared: another thread's fault has had it replaced meanwhile, and trying again succeeds.
+    if (mapping.shared && !Replace(mapping)) signal(SIGBUS, SIG_DFL);
+    if (mapping.shared) {
+      const size_t n = g_hit_count.fetch_add(1);
+      g_hits[n < kHits ? n : kHits - 1].store(address);
+      errno = saved;
+      return;
+    }
+    if (mapping.anonymous) {
+      errno = saved;
+      return;
+    }
   }
   signal(SIGBUS, SIG_DFL);  // the access is tried again, and ends the process
 }

@@ -134,16 +134,17 @@ bool TapEndpoint::Refill(Queue& queue) const {
 uint16_t TapEndpoint::Receive(uint16_t queue_index, rte_mbuf** frames, uint16_t n) {
   Queue& queue = queues_[queue_index];
   uint16_t got = 0;
-  while (got < n) {
-    rte_mbuf* frame = ReadOne(queue);
-    if (!frame) break;
-    frames[got++] = frame;
+  // Frames that are refused count against the burst as well: a flood of them does not hold the poller up.
+  for (uint16_t reads = 0; reads < n; ++reads) {
+    const ReadResult result = ReadOne(queue, &frames[got]);
+    if (result == ReadResult::kNothing) break;
+    if (result == ReadResult::kFrame) ++got;
   }
   return got;
 }
 
-rte_mbuf* TapEndpoint::ReadOne(Queue& queue) {
-  if (!Refill(queue)) return nullptr;  // the frame waits in the kernel
+TapEndpoint::ReadResult TapEndpoint::ReadOne(Queue& queue, rte_mbuf** frame) {
+  if (gone_.load(std::memory_order_relaxed) || !Refill(queue)) return ReadResult::kNothing;  // it waits in the kernel
   NetHeader header;
   iovec parts[kMaxParts];
   parts[0] = {&header, sizeof header};
@@ -151,7 +152,8 @@ rte_mbuf* TapEndpoint::ReadOne(Queue& queue) {
   for (size_t i = 0; i < buffers; ++i)
     parts[i + 1] = {rte_pktmbuf_mtod(queue.buffers[i], void*), rte_pktmbuf_tailroom(queue.buffers[i])};
   const ssize_t n = readv(queue.fd.get(), parts, static_cast<int>(buffers + 1));
-  if (n <= static_cast<ssize_t>(sizeof header)) return nullptr;
+  if (n < 0 && errno == EBADFD) gone_.store(true, std::memory_order_relaxed);
+  if (n <= static_cast<ssize_t>(sizeof header)) return ReadResult::kNothing;
 
   size_t left = static_cast<size_t>(n) - sizeof header, used = 0;
   rte_mbuf* head = queue.buffers[0];
@@ -165,9 +167,12 @@ rte_mbuf* TapEndpoint::ReadOne(Queue& queue) {
   }
   head->nb_segs = static_cast<uint16_t>(used);
   queue.buffers.erase(queue.buffers.begin(), queue.buffers.begin() + static_cast<ptrdiff_t>(used));
-  if (ApplyHeader(header, *head)) return head;
-  rte_pktmbuf_free(head);
-  return ReadOne(queue);
+  if (!ApplyHeader(header, *head)) {
+    rte_pktmbuf_free(head);
+    return ReadResult::kRefused;
+  }
+  *frame = head;
+  return ReadResult::kFrame;
 }
 
 bool TapEndpoint::WriteOne(const Queue& queue, rte_mbuf* frame) {
@@ -192,6 +197,7 @@ uint16_t TapEndpoint::Transmit(uint16_t queue_index, rte_mbuf** frames, uint16_t
 
 std::vector<Endpoint::WakeFd> TapEndpoint::WakeFds(bool&) {
   std::vector<WakeFd> fds;
+  if (failed()) return fds;  // they would report an error for ever
   for (const Queue& queue : queues_) fds.push_back({queue.fd.Dup(), false});
   return fds;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -37,7 +38,8 @@ class TapEndpoint : public Endpoint {
   void ArmWake() override {}
   void DisarmWake() override {}
   std::vector<WakeFd> WakeFds(bool& complete) override;
-  uint32_t wake_generation() const override { return 0; }
+  uint32_t wake_generation() const override { return gone_.load(std::memory_order_relaxed) ? 1 : 0; }
+  bool failed() const override { return gone_.load(std::memory_order_relaxed); }
 
  private:
   // The mbufs the next frame is read into: enough for the longest the kernel may hand out.
@@ -47,7 +49,8 @@ class TapEndpoint : public Endpoint {
   };
   TapEndpoint(std::string name, uint16_t mtu, rte_mempool* pool) : name_(std::move(name)), mtu_(mtu), pool_(pool) {}
   bool Refill(Queue& queue) const;
-  rte_mbuf* ReadOne(Queue& queue);
+  enum class ReadResult { kFrame, kRefused, kNothing };
+  ReadResult ReadOne(Queue& queue, rte_mbuf** frame);
   static bool WriteOne(const Queue& queue, rte_mbuf* frame);
   size_t buffers_per_frame() const;
 
@@ -55,6 +58,7 @@ class TapEndpoint : public Endpoint {
   const uint16_t mtu_;
   rte_mempool* const pool_;
   bool large_receive_ = false;
+  std::atomic<bool> gone_{false};  // somebody deleted the device
   std::vector<Queue> queues_;
 };
 

@@ -14,6 +14,7 @@ namespace everport {
 namespace {
 
 constexpr auto kRetry = std::chrono::milliseconds(100);
+constexpr int kSendBuffer = 4 << 20;
 // A keeper that is silent for so long hangs; nobody may wait for it.
 constexpr auto kReplyDeadline = std::chrono::seconds(2);
 
@@ -24,6 +25,10 @@ absl::StatusOr<UniqueFd> ConnectTo(const std::string& path) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": longer than 107 bytes"));
   std::memcpy(address.sun_path, path.data(), path.size());
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  // 256 ports' requests at once do not fit into the default buffer.
+  const int buffer = kSendBuffer;
+  if (fd.valid() && setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0)
+    (void)setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   if (!fd.valid() || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     return absl::UnavailableError(
         absl::StrCat(path, ": ", strerror(errno), "; start everport-keeper, or set keeper = false"));
@@ -93,7 +98,9 @@ void KeeperClient::ArmDeadline() {
   }
   deadline_.expires_after(kReplyDeadline);
   deadline_.async_wait([this](boost::system::error_code error) {
-    if (!error) Lose("no answer within 2 s");
+    // The handler may have been queued before the timer was set anew.
+    if (error || waiting_.empty() || deadline_.expiry() > std::chrono::steady_clock::now()) return;
+    Lose("no answer within 2 s");
   });
 }
 

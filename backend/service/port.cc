@@ -19,6 +19,11 @@ double MillisecondsSince(absl::Time start) {
   return absl::ToDoubleMilliseconds(absl::Now() - start);
 }
 
+uint64_t NextSerial() {
+  static uint64_t serial = 0;  // control thread
+  return ++serial;
+}
+
 std::string Plain(const absl::Status& status) {
   return std::string(status.message());
 }
@@ -26,14 +31,23 @@ std::string Plain(const absl::Status& status) {
 }  // namespace
 
 Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environment)
-    : config_(std::move(config)), contract_(std::move(contract)), env_(environment), retry_(environment.io) {
+    : serial_(NextSerial()),
+      config_(std::move(config)),
+      contract_(std::move(contract)),
+      env_(environment),
+      retry_(environment.io) {
   for (const UplinkConfig& uplink : config_.uplinks) uplinks_.push_back({uplink, {}, {}, nullptr});
 }
 
 Port::~Port() {
   alive_.reset();
+  EndSession();
+}
+
+void Port::EndSession() {
   StopLane();
-  driver_.reset();  // before the guest endpoint: callbacks end here
+  if (guest_) guest_->Retire();  // other ports' wires let go of it too
+  driver_.reset();               // callbacks end here
 }
 
 absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMap> index_page) {
@@ -62,8 +76,7 @@ absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMa
 }
 
 void Port::Detach() {
-  StopLane();
-  driver_.reset();
+  EndSession();
   if (guest_) malformed_before_ += guest_->malformed();
   guest_.reset();
   was_running_ = false;
@@ -77,7 +90,7 @@ void Port::OnSession(const SessionEvent& event) {
 }
 
 void Port::Announce(const uint8_t mac[6]) {
-  if (!lane_ || active_ < 0) return;
+  if (!lane_ || active_ < 0 || !uplinks_[active_].open) return;
   lane_->Announce(mac);
   poller_->Wake();
   env_.events.Add(config_.name, "announce",
@@ -89,7 +102,7 @@ void Port::SetConfig(const PortConfig& config) {
   if (before == config_.uplinks) return;
   // Keep those uplinks that stay as they were: their traffic goes on.
   std::vector<Candidate> kept = std::exchange(uplinks_, {});
-  const UplinkConfig* const active = active_ >= 0 ? &kept[active_].config : nullptr;
+  const UplinkConfig active = active_ >= 0 ? kept[active_].config : UplinkConfig{};  // a copy: kept is taken apart
   int next_active = -1;
   for (const UplinkConfig& uplink : config_.uplinks) {
     auto same = std::find_if(kept.begin(), kept.end(), [&](const Candidate& c) { return c.config == uplink; });
@@ -97,7 +110,7 @@ void Port::SetConfig(const PortConfig& config) {
       uplinks_.push_back({uplink, {}, {}, nullptr});
       continue;
     }
-    if (active && *active == uplink) next_active = static_cast<int>(uplinks_.size());
+    if (active_ >= 0 && active == uplink) next_active = static_cast<int>(uplinks_.size());
     uplinks_.push_back(std::move(*same));
     kept.erase(same);
   }
@@ -123,6 +136,18 @@ void Port::OnPeerChanged(const std::string& peer) {
     candidate.open.reset();
     candidate.health = {};
   }
+  Reconcile();
+}
+
+void Port::CheckUplink() {
+  if (active_ < 0 || !uplinks_[active_].open || !uplinks_[active_].open->endpoint->failed()) return;
+  Candidate& lost = uplinks_[active_];
+  StopLane();
+  lost.open.reset();
+  lost.health = AfterFailure(lost.health, absl::Now());
+  lost.error = absl::StrCat(DescribeUplink(lost.config), ": the device has gone; it is tried again");
+  env_.events.Add(config_.name, "path", absl::StrCat("uplink ", active_, " failed: ", lost.error), true);
+  active_ = -1;
   Reconcile();
 }
 
@@ -216,7 +241,8 @@ void Port::UpdateLane() {
   if (running && !was_running_) ++replays_;
   was_running_ = running;
   if (!running) return StopLane();
-  if (lane_ && lane_path_ == active_) return poller_->Wake();  // its queues may have changed
+  if (lane_ && lane_path_ == active_ && lane_features_ == guest_->features())
+    return poller_->Wake();  // its queues may have changed
   StopLane();
   const int node = PageNode(guest_->ring_address());
   std::vector<PollerLoad> loads;
@@ -254,6 +280,7 @@ void Port::StartLane(Poller& poller, int guest_node) {
   lane_ = std::make_unique<Lane>(config_.name, guest_, active_ >= 0 ? uplinks_[active_].open->endpoint : nullptr, pool,
                                  env_.mempools.indirect(), counters_);
   lane_path_ = active_;
+  lane_features_ = guest_->features();
   poller_ = &poller;
   poller.Add(lane_.get());
   if (replay_ms_ == 0) replay_ms_ = MillisecondsSince(attached_at_);
@@ -342,7 +369,7 @@ PlacementRow Port::Placement() const {
   PlacementRow row;
   row.port = config_.name;
   row.guest_node = guest_node_;
-  row.mempool_node = active_ >= 0 ? uplinks_[active_].open->lease->node() : -1;
+  row.mempool_node = active_ >= 0 && uplinks_[active_].open ? uplinks_[active_].open->lease->node() : -1;
   row.poller = poller_ ? poller_->index() : -1;
   row.poller_node = poller_ ? poller_->numa_node() : -1;
   row.note = poller_ ? placement_.note : "not polled: the guest is not running";

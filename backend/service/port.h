@@ -64,7 +64,11 @@ class Port {
   // Removes what uplinks keep across restarts. Call when the port is removed for good.
   void Forget();
 
+  // Gives up an active uplink whose device has gone.
+  void CheckUplink();
+
   const PortConfig& config() const { return config_; }
+  uint64_t serial() const { return serial_; }  // another for each port ever made, whatever its name
   std::shared_ptr<GuestEndpoint> guest() const { return guest_; }
   PortView View() const;
   PlacementRow Placement() const;
@@ -86,11 +90,13 @@ class Port {
   void UpdateLane();
   void StartLane(Poller& poller, int guest_node);
   void StopLane();
+  void EndSession();
   void ArmRetry(absl::Time when);
   void NoteState();
   std::string State() const;
   std::string PathReason() const;
 
+  const uint64_t serial_;
   PortConfig config_;
   const FeatureContract contract_;
   PortEnvironment& env_;
@@ -111,6 +117,7 @@ class Port {
   std::unique_ptr<Mempools::Lease> no_path_lease_;  // for what is received only to be dropped
   std::unique_ptr<Lane> lane_;
   int lane_path_ = -2;  // the path the lane was made for
+  uint64_t lane_features_ = 0;
   Poller* poller_ = nullptr;
   PollerChoice placement_;
   int guest_node_ = -1;

@@ -139,19 +139,25 @@ void Service::Connect(const std::string& name, Done done) {
   if (!keeper_ || !keeper_->connected()) return done(absl::OkStatus());  // with the keeper's return
   ++attaching_;
   environment_->hold = true;
-  keeper_->Send(AddRequest{SpecOf(port->config())}, [this, name, done](absl::StatusOr<KeeperClient::Answer> answer) {
-    AttachFromKeeper(name, std::move(answer), done);
-    if (--attaching_ == 0) ReleaseHold();
-  });
+  // The port may be removed, or one of its name made anew, before the answer comes.
+  keeper_->Send(AddRequest{SpecOf(port->config())},
+                [this, name, serial = port->serial(), done](absl::StatusOr<KeeperClient::Answer> answer) {
+                  everport::Port* const asked = FindPort(name);
+                  if (asked && asked->serial() == serial) {
+                    AttachFromKeeper(*asked, std::move(answer), done);
+                  } else {
+                    done(absl::CancelledError(absl::StrCat("port ", name, ": removed before the keeper had answered")));
+                  }
+                  if (--attaching_ == 0) ReleaseHold();
+                });
 }
 
-void Service::AttachFromKeeper(const std::string& name, absl::StatusOr<KeeperClient::Answer> answer, const Done& done) {
-  everport::Port* port = FindPort(name);
-  if (!port) return done(absl::CancelledError(absl::StrCat("port ", name, ": removed meanwhile")));
+void Service::AttachFromKeeper(everport::Port& port, absl::StatusOr<KeeperClient::Answer> answer, const Done& done) {
+  const std::string name = port.config().name;
   absl::Status status = answer.status();
   if (status.ok()) {
     std::shared_ptr<IndexPageMap> page = IndexPageMap::Map(answer->fd);
-    status = page ? port->Attach(answer->reply.socket, std::move(page))
+    status = page ? port.Attach(answer->reply.socket, std::move(page))
                   : absl::FailedPreconditionError(absl::StrCat(
                         "port ", name,
                         ": the keeper's index page is of another version; upgrade keeper and daemon together"));
@@ -159,7 +165,7 @@ void Service::AttachFromKeeper(const std::string& name, absl::StatusOr<KeeperCli
   }
   if (!status.ok()) {
     events_.Add(name, "keeper", std::string(status.message()), true);
-    port->OnSession({name, SessionState::kWaiting, std::string(status.message())});
+    port.OnSession({name, SessionState::kWaiting, std::string(status.message())});
   }
   done(status);
 }
@@ -264,8 +270,9 @@ void Service::AddPort(PortConfig port, Done done) {
     return done(status);
   }
   events_.Add(port.name, "config", "added by the API");
-  Connect(port.name, [this, name = port.name, done](absl::Status status) {
-    if (!status.ok()) {
+  Connect(port.name, [this, name = port.name, serial = ports_.back()->serial(), done](absl::Status status) {
+    everport::Port* const added = FindPort(name);
+    if (!status.ok() && added && added->serial() == serial) {
       Drop(name);
       (void)SaveApiPorts();  // it could be saved a moment ago; an old entry is reported at the next start
     }
@@ -290,6 +297,7 @@ void Service::RemovePort(const std::string& name, Done done) {
 void Service::Drop(const std::string& name) {
   auto found =
       std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
+  if (found == ports_.end()) return;
   (*found)->Forget();
   ports_.erase(found);
   api_ports_.erase(name);
@@ -437,6 +445,7 @@ void Service::CheckMemoryGuard() {
 
 void Service::Sample() {
   CheckMemoryGuard();
+  for (const auto& port : ports_) port->CheckUplink();
   const absl::Time now = absl::Now();
   const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));
   for (const auto& poller : pollers_.pollers()) {

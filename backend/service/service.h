@@ -72,7 +72,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void Create(const PortConfig& port);
   // Gives the port its socket: from the keeper, or QEMU's. done may come at once.
   void Connect(const std::string& name, Done done);
-  void AttachFromKeeper(const std::string& name, absl::StatusOr<KeeperClient::Answer> answer, const Done& done);
+  void AttachFromKeeper(everport::Port& port, absl::StatusOr<KeeperClient::Answer> answer, const Done& done);
   void Drop(const std::string& name);
   void PeersChanged(const std::string& name);
   void ReleaseHold();

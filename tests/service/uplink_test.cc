@@ -153,6 +153,25 @@ TEST_F(UplinkTest, TapOfTheOperatorsOwnIsUsedAndLeft) {
   Shell("ip link del ep-own");
 }
 
+TEST_F(UplinkTest, TapThatIsDeletedIsFoundFailedAndCanBeMadeAnew) {
+  const PortConfig port = Port({UplinkKind::kTap, "ep-gone", ""});
+  auto uplink = Open(port);
+  ASSERT_TRUE(uplink.ok()) << uplink.status();
+  bool complete = true;
+  EXPECT_EQ((*uplink)->endpoint->WakeFds(complete).size(), 1u);
+  Shell("ip link del ep-gone");
+  rte_mbuf* burst[8];
+  EXPECT_EQ((*uplink)->endpoint->Receive(0, burst, 8), 0);
+  EXPECT_TRUE((*uplink)->endpoint->failed());
+  EXPECT_TRUE((*uplink)->endpoint->WakeFds(complete).empty());  // they would wake the poller for ever
+  uplink->reset();
+  auto again = Open(port);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_FALSE((*again)->endpoint->failed());
+  again->reset();
+  ASSERT_TRUE(ForgetUplink(port, port.uplinks[0]).ok());
+}
+
 TEST_F(UplinkTest, TapThatCannotBeUsedSaysWhatToDo) {
   Shell("ip tuntap add dev ep-single mode tap");
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-single", ""})).status().message()),

@@ -1,9 +1,11 @@
 #include "backend/keeper/control_server.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -13,10 +15,76 @@
 
 namespace everport {
 
+namespace {
+
+constexpr int kSendBuffer = 4 << 20;     // the default holds under 300 packets
+constexpr size_t kMaxQueued = 4 << 20;   // bytes that wait for one connection beyond that
+constexpr size_t kPacketOverhead = 128;  // of memory, for a packet that waits
+
+struct Packet {
+  std::string text;
+  UniqueFd fd;  // to go with it, or none
+};
+
+// False with errno when the socket does not take it.
+bool SendPacket(int socket, const std::string& text, int fd) {
+  iovec part{const_cast<char*>(text.data()), text.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (fd >= 0) {
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr* c = CMSG_FIRSTHDR(&header);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  }
+  return ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(text.size());
+}
+
+// As large as we may: beyond wmem_max takes CAP_NET_ADMIN.
+void EnlargeSendBuffer(int socket) {
+  if (::setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, &kSendBuffer, sizeof kSendBuffer) != 0)
+    ::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof kSendBuffer);
+}
+
+}  // namespace
+
 struct ControlServer::Client {
-  Client(boost::asio::io_context& io, UniqueFd socket, std::function<void()> readable)
-      : fd(std::move(socket)), watcher(io, fd.get(), std::move(readable)) {}
+  Client(boost::asio::io_context& io, UniqueFd socket, std::function<void()> readable, std::function<void()> writable)
+      : fd(std::move(socket)), watcher(io, fd.get(), std::move(readable), std::move(writable)) {}
+
+  // Behind what waits already. False: the connection is of no use.
+  bool Send(std::string text, int with) {
+    if (waiting.empty()) {
+      if (SendPacket(fd.get(), text, with)) return true;
+      if (errno != EAGAIN) return false;
+    }
+    queued += text.size() + kPacketOverhead;
+    if (queued > kMaxQueued) return false;
+    UniqueFd copy(with < 0 ? -1 : ::fcntl(with, F_DUPFD_CLOEXEC, 0));
+    if (with >= 0 && !copy.valid()) return false;
+    waiting.push_back({std::move(text), std::move(copy)});
+    watcher.WantWrite(true);
+    return true;
+  }
+  bool Flush() {
+    while (!waiting.empty()) {
+      const Packet& first = waiting.front();
+      if (!SendPacket(fd.get(), first.text, first.fd.get())) return errno == EAGAIN;
+      queued -= first.text.size() + kPacketOverhead;
+      waiting.pop_front();
+    }
+    watcher.WantWrite(false);
+    return true;
+  }
+
   UniqueFd fd;
+  std::deque<Packet> waiting;
+  size_t queued = 0;  // bytes in waiting
   FdWatcher watcher;
   bool greeted = false;
   std::string daemon;
@@ -34,21 +102,25 @@ ControlServer::ControlServer(boost::asio::io_context& io, std::string path, Uniq
       path_(std::move(path)),
       ports_(ports),
       listener_(std::move(listener)),
-      accept_(io, listener_.get(), [this] { Accept(); }) {
-  accept_.WantRead(true);
+      accept_(io, path_, listener_.get(), [this](UniqueFd fd) { Accept(std::move(fd)); }) {
+  accept_.Want(true);
 }
 
 ControlServer::~ControlServer() {
   ::unlink(path_.c_str());
 }
 
-void ControlServer::Accept() {
-  UniqueFd fd = AcceptUnix(listener_.get());
-  if (!fd.valid()) return;
+void ControlServer::Accept(UniqueFd fd) {
+  EnlargeSendBuffer(fd.get());
   const int id = next_id_++;
-  auto client = std::make_unique<Client>(io_, std::move(fd), [this, id] { Read(id); });
+  auto client = std::make_unique<Client>(
+      io_, std::move(fd), [this, id] { Read(id); }, [this, id] { Flush(id); });
   client->watcher.WantRead(true);
   clients_.emplace(id, std::move(client));
+}
+
+void ControlServer::Flush(int id) {
+  if (!clients_.at(id)->Flush()) Drop(id);
 }
 
 void ControlServer::Drop(int id) {
@@ -92,7 +164,11 @@ bool ControlServer::Answer(Client& client, const ControlRequest& request) {
   if (const auto* add = std::get_if<AddRequest>(&request)) {
     const absl::StatusOr<Ports::Added> added = ports_.Add(add->port, client.daemon);
     if (!added.ok()) return refuse(std::string(added.status().message()));
-    return Send(client, ControlReply{true, {}, added->socket, {}}, added->index_page_fd);
+    if (!Send(client, ControlReply{true, {}, added->socket, {}}, added->index_page_fd)) return false;
+    // What the session did while it was being made, nobody could be told.
+    if (added->state != SessionState::kWaiting)
+      Push(client.daemon, SessionEvent{add->port.name, added->state, added->reason});
+    return true;
   }
   if (const auto* remove = std::get_if<RemoveRequest>(&request)) {
     const absl::Status removed = ports_.Remove(remove->name, client.daemon);
@@ -109,21 +185,7 @@ bool ControlServer::Send(Client& client, const ControlMessage& message, int fd) 
     for (PortSession& port : reply.ports) port.reason.clear();
     packet = EncodeMessage(reply);
   }
-  iovec part{packet.data(), packet.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  }
-  return ::sendmsg(client.fd.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(packet.size());
+  return client.Send(std::move(packet), fd);
 }
 
 void ControlServer::Push(const std::string& owner, const ControlMessage& event) {

@@ -8,8 +8,8 @@
 
 #include "absl/status/statusor.h"
 #include "backend/base/unique_fd.h"
+#include "backend/keeper/acceptor.h"
 #include "backend/keeper/control_protocol.h"
-#include "backend/keeper/fd_watcher.h"
 
 namespace everport {
 
@@ -23,6 +23,8 @@ class ControlServer {
     struct Added {
       std::string socket;
       int index_page_fd;  // borrowed
+      SessionState state;
+      std::string reason;
     };
     virtual ~Ports() = default;
     virtual std::vector<PortSession> List(const std::string& owner) const = 0;
@@ -34,14 +36,16 @@ class ControlServer {
                                                                Ports& ports);
   ~ControlServer();
 
-  // To every connection of that owner. One that does not read loses its connection rather than an event.
+  // To every connection of that owner. One that does not read loses its connection rather than an
+  // event, when 4 MiB wait for it.
   void Push(const std::string& owner, const ControlMessage& event);
 
  private:
   struct Client;
   ControlServer(boost::asio::io_context& io, std::string path, UniqueFd listener, Ports& ports);
-  void Accept();
+  void Accept(UniqueFd fd);
   void Read(int id);
+  void Flush(int id);
   void Drop(int id);
   bool Send(Client& client, const ControlMessage& message, int fd = -1);  // false: the connection is of no use
   bool Answer(Client& client, const ControlRequest& request);
@@ -50,7 +54,7 @@ class ControlServer {
   const std::string path_;
   Ports& ports_;
   UniqueFd listener_;
-  FdWatcher accept_;
+  Acceptor accept_;
   int next_id_ = 0;
   std::map<int, std::unique_ptr<Client>> clients_;
 };

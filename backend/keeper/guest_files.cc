@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 
@@ -77,6 +78,16 @@ absl::Status RealGuestFiles::Write(int fd, uint64_t offset, const void* from, si
   if (done < 0 && errno == EINVAL) return WriteMapped(fd, offset, from, bytes);
   if (done < 0) return FileError("write", errno);
   return done == static_cast<ssize_t>(bytes) ? absl::OkStatus() : absl::UnavailableError("write: incomplete");
+}
+
+absl::Status GuestFiles::CheckEventFd(int fd) {
+  constexpr std::string_view kEventFd = "anon_inode:[eventfd]";
+  char target[64];
+  const ssize_t got = ::readlink(absl::StrCat("/proc/self/fd/", fd).c_str(), target, sizeof target);
+  if (got < 0) return FileError("readlink in /proc/self/fd", errno);
+  const std::string_view text(target, static_cast<size_t>(got));
+  if (text.substr(0, kEventFd.size()) != kEventFd) return absl::InvalidArgumentError("not an eventfd");
+  return absl::OkStatus();
 }
 
 }  // namespace everport

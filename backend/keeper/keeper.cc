@@ -44,6 +44,14 @@ std::vector<PortSession> Keeper::List(const std::string& owner) const {
   return list;
 }
 
+namespace {
+
+ControlServer::Ports::Added Describe(const SessionIo& io) {
+  return {io.daemon_socket(), io.index_page_fd(), io.session().state(), io.session().reason()};
+}
+
+}  // namespace
+
 absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, const std::string& owner) {
   const auto refuse = [&spec](const std::string& why) {
     return absl::FailedPreconditionError(absl::StrCat("port ", spec.name, ": ", why));
@@ -52,7 +60,7 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
     const Port& port = found->second;
     if (port.owner != owner) return refuse(absl::StrCat("belongs to daemon \"", port.owner, "\""));
     if (port.io->spec() != spec) return refuse("is there with other settings; remove it first");
-    return Added{port.io->daemon_socket(), port.io->index_page_fd()};
+    return Describe(*port.io);
   }
   for (const auto& [name, port] : ports_)
     if (port.io->spec().socket == spec.socket) return refuse(absl::StrCat("port ", name, " has the same socket"));
@@ -66,7 +74,7 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
   if (!io.ok()) return refuse(std::string(io.status().message()));
   spdlog::info("{}: served for daemon \"{}\", front-end at {}", spec.name, owner, spec.socket);
   const Port& port = ports_.emplace(spec.name, Port{owner, *std::move(io)}).first->second;
-  return Added{port.io->daemon_socket(), port.io->index_page_fd()};
+  return Describe(*port.io);
 }
 
 absl::Status Keeper::Remove(const std::string& name, const std::string& owner) {

@@ -244,7 +244,14 @@ Session::Handled Session::OnSetVringFd(Message& message) {
     return Broken(message.request, absl::StrCat("ring ", ring, " of a port with ", vrings(), " rings"));
   VringRecord& vring = record_.vrings[ring];
   UniqueFd fd = message.fds.empty() ? UniqueFd() : std::move(message.fds[0]);
+  if (fd.valid())
+    if (absl::Status s = files_->CheckEventFd(fd.get()); !s.ok())
+      return Broken(message.request, absl::StrCat("ring ", ring, ": its descriptor: ", std::string(s.message())));
   if (message.request == Request::kSetVringKick) {
+    // Without MQ nobody serves the further pairs. SET_VRING_ENABLE alone starts nothing and is let through: QEMU sends
+    // it before SET_FEATURES on a migration's target.
+    if (ring >= 2 && !record_.Has(kNetMq))
+      return Broken(message.request, absl::StrCat("ring ", ring, " without VIRTIO_NET_F_MQ"));
     if (!vring.addr) return Broken(message.request, absl::StrCat("ring ", ring, ": before SET_VRING_ADDR"));
     // Features may have changed since the address was told, and with them the layout.
     if (absl::Status s = CheckRingSize(vring.num, record_.packed(), contract_.max_ring_size); !s.ok())

@@ -19,9 +19,14 @@ constexpr milliseconds kSlowRetry{1000};
 constexpr milliseconds kHalfMessage{2000};  // a message that has begun is whole by then
 constexpr milliseconds kFirstHoldBack{10};
 constexpr milliseconds kLongestHoldBack{1000};
+constexpr milliseconds kSettled{1000};  // a peer that stays that long begins anew with the shortest delay
+// A front-end may make the daemon come anew that often; beyond it is read again only after a pause.
+constexpr std::chrono::seconds kResyncWindow{1};
+constexpr unsigned kResyncsAWindow = 20;
+constexpr milliseconds kResyncPause{10};
 
-// An eventfd's counter one up. The descriptor is the front-end's and may be anything: a write that would wait is left
-// out, the guest has calls enough to find then.
+// An eventfd's counter one up. The descriptor is the front-end's, who may have filled it or made it blocking: a write
+// that would wait is left out, the guest has calls enough to find then.
 void Signal(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || (!(flags & O_NONBLOCK) && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)) return;
@@ -54,12 +59,15 @@ SessionIo::SessionIo(boost::asio::io_context& io, SocketWatch& watch, const Port
       page_(std::move(page)),
       session_(spec, contract, page_.page(), &files_),
       listener_(std::move(listener)),
-      accept_(io, listener_.get(), [this] { AcceptDaemon(); }),
+      accept_(io, spec.name, listener_.get(), [this](UniqueFd fd) { AcceptDaemon(std::move(fd)); }),
       connect_retry_(io),
       half_message_(io),
       reply_deadline_(io),
-      hold_back_(io) {
-  accept_.WantRead(true);
+      hold_back_(io),
+      frontend_settled_(io),
+      daemon_settled_(io),
+      resync_pause_(io) {
+  accept_.Want(true);
   watch_.Watch(spec.socket, [this] {
     // bind() makes the name, listen() comes after it: the retries that follow are quick.
     connect_delay_ = milliseconds(1);
@@ -82,9 +90,12 @@ void SessionIo::TryConnect() {
     return RetryConnect();
   }
   connect_trouble_.clear();
-  heard_frontend_ = false;
   frontend_ = std::make_unique<Peer>(
       io_, *std::move(fd), [this] { ReadFrontend(); }, [this] { UpdateInterest(); });
+  frontend_settled_.Arm(kSettled, [this] {
+    connect_delay_ = milliseconds(1);
+    refusal_delay_ = milliseconds(0);
+  });
   Apply(session_.FrontendConnected());
 }
 
@@ -96,15 +107,17 @@ void SessionIo::RetryConnect() {
   connect_delay_ = std::min(2 * connect_delay_, kSlowRetry);
 }
 
+bool SessionIo::MayReadFrontend() const {
+  return frontend_ && !session_.frontend_paused() && !resync_pause_.armed();
+}
+
 void SessionIo::ReadFrontend() {
   // One burst of messages at most, so that a chatty front-end leaves time to the others.
-  for (int budget = 64; budget > 0 && frontend_ && !session_.frontend_paused() && !frontend_->channel.wants_write();
-       --budget) {
+  for (int budget = 64; budget > 0 && MayReadFrontend() && !frontend_->channel.wants_write(); --budget) {
     absl::StatusOr<std::optional<vhost_user::Message>> message = frontend_->channel.Receive();
     if (!message.ok()) return LoseFrontend(std::string(message.status().message()));
     if (!message->has_value()) break;
     half_message_.Cancel();
-    if (!std::exchange(heard_frontend_, true)) connect_delay_ = milliseconds(1);
     Apply(session_.FrontendMessage(**std::move(message)));
   }
   UpdateInterest();
@@ -120,28 +133,32 @@ void SessionIo::ReadDaemon() {
   UpdateInterest();
 }
 
-void SessionIo::AcceptDaemon() {
-  if (session_.daemon_welcome() && !hold_back_.armed()) {
-    UniqueFd fd = AcceptUnix(listener_.get());
-    if (fd.valid()) {
-      daemon_since_ = Clock::now();
-      daemon_ = std::make_unique<Peer>(
-          io_, std::move(fd), [this] { ReadDaemon(); }, [this] { UpdateInterest(); });
-      Apply(session_.DaemonConnected());
-    }
-  }
-  UpdateInterest();
+void SessionIo::AcceptDaemon(UniqueFd fd) {
+  daemon_since_ = Clock::now();
+  daemon_ = std::make_unique<Peer>(
+      io_, std::move(fd), [this] { ReadDaemon(); }, [this] { UpdateInterest(); });
+  Apply(session_.DaemonConnected());
 }
 
 void SessionIo::LoseFrontend(const std::string& reason) {
-  frontend_.reset();
-  half_message_.Cancel();
+  DropFrontend();
   Apply(session_.FrontendGone(reason));
   if (!frontend_) RetryConnect();
 }
 
-void SessionIo::LoseDaemon(const std::string& reason) {
+void SessionIo::DropFrontend() {
+  frontend_.reset();
+  half_message_.Cancel();
+  frontend_settled_.Cancel();
+}
+
+void SessionIo::DropDaemon() {
   daemon_.reset();
+  daemon_settled_.Cancel();
+}
+
+void SessionIo::LoseDaemon(const std::string& reason) {
+  DropDaemon();
   Apply(session_.DaemonGone(reason));
 }
 
@@ -157,9 +174,9 @@ void SessionIo::UpdateInterest() {
     const bool blocked = frontend_->channel.wants_write();
     frontend_->watcher.WantWrite(blocked);
     // A front-end that does not read its replies is not read either.
-    frontend_->watcher.WantRead(!blocked && !session_.frontend_paused());
+    frontend_->watcher.WantRead(!blocked && MayReadFrontend());
     // Time counts only while we read.
-    if (!frontend_->channel.mid_message() || session_.frontend_paused()) {
+    if (!frontend_->channel.mid_message() || !MayReadFrontend()) {
       half_message_.Cancel();
     } else if (!half_message_.armed()) {
       half_message_.Arm(kHalfMessage, [this] { LoseFrontend("a message begun 2 s ago is not complete"); });
@@ -170,7 +187,7 @@ void SessionIo::UpdateInterest() {
     daemon_->watcher.WantWrite(daemon_->channel.wants_write());
     daemon_->watcher.WantRead(true);
   }
-  accept_.WantRead(session_.daemon_welcome() && !hold_back_.armed());
+  accept_.Want(session_.daemon_welcome() && !hold_back_.armed());
 }
 
 void SessionIo::Do(SendToFrontend& action) {
@@ -186,8 +203,7 @@ void SessionIo::Do(SendToDaemon& action) {
 
 void SessionIo::Do(CloseFrontend& action) {
   spdlog::warn("{}: front-end dropped: {}", spec().name, action.reason);
-  frontend_.reset();
-  half_message_.Cancel();
+  DropFrontend();
   // Connected again at once it would only do the same again.
   refusal_delay_ = std::clamp(2 * refusal_delay_, kFirstHoldBack, kLongestHoldBack);
   connect_delay_ = refusal_delay_;
@@ -195,14 +211,25 @@ void SessionIo::Do(CloseFrontend& action) {
 }
 
 void SessionIo::Do(CloseDaemon& action) {
-  daemon_.reset();
+  DropDaemon();
   if (!action.hold_back) {
+    CountResync();
     spdlog::debug("{}: daemon link closed: {}", spec().name, action.reason);
     return;
   }
   hold_back_delay_ = std::clamp(2 * hold_back_delay_, kFirstHoldBack, kLongestHoldBack);
   spdlog::warn("{}: daemon dropped, next one in {} ms: {}", spec().name, hold_back_delay_.count(), action.reason);
   hold_back_.Arm(hold_back_delay_, [this] { UpdateInterest(); });
+}
+
+// Each costs a daemon's whole replay, and the front-end causes them.
+void SessionIo::CountResync() {
+  const Clock::time_point now = Clock::now();
+  if (now - resync_window_ >= kResyncWindow) {
+    resync_window_ = now;
+    resyncs_ = 0;
+  }
+  if (++resyncs_ > kResyncsAWindow) resync_pause_.Arm(kResyncPause, [this] { UpdateInterest(); });
 }
 
 void SessionIo::Do(SignalCalls& action) {
@@ -219,12 +246,11 @@ void SessionIo::Do(Announce& action) {
 void SessionIo::Do(StateChanged& action) {
   spdlog::info("{}: {}{}{}", spec().name, SessionStateName(action.state), action.reason.empty() ? "" : ": ",
                action.reason);
-  if (action.state == SessionState::kRunning) refusal_delay_ = milliseconds(0);
   observer_.OnSessionState(spec().name, action.state, action.reason);
 }
 
 void SessionIo::Do(Synced&) {
-  hold_back_delay_ = milliseconds(0);
+  daemon_settled_.Arm(kSettled, [this] { hold_back_delay_ = milliseconds(0); });
   const std::chrono::duration<double, std::milli> took = Clock::now() - daemon_since_;
   spdlog::info("{}: daemon holds the session, {:.1f} ms after it connected", spec().name, took.count());
 }

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "backend/keeper/acceptor.h"
 #include "backend/keeper/fd_watcher.h"
 #include "backend/keeper/index_page_file.h"
 #include "backend/keeper/session.h"
@@ -59,7 +60,8 @@ class SessionIo {
   void RetryConnect();
   void ReadFrontend();
   void ReadDaemon();
-  void AcceptDaemon();
+  bool MayReadFrontend() const;
+  void AcceptDaemon(UniqueFd fd);
   void Apply(Actions actions);
   void Do(SendToFrontend& action);
   void Do(SendToDaemon& action);
@@ -73,6 +75,9 @@ class SessionIo {
   void Do(ArmDeadline& action);
   void Do(DisarmDeadline& action);
   void UpdateInterest();
+  void CountResync();
+  void DropFrontend();
+  void DropDaemon();
   void LoseFrontend(const std::string& reason);
   void LoseDaemon(const std::string& reason);
 
@@ -87,14 +92,16 @@ class SessionIo {
   std::unique_ptr<Peer> frontend_;
   std::unique_ptr<Peer> daemon_;
   UniqueFd listener_;
-  FdWatcher accept_;
+  Acceptor accept_;
   Timer connect_retry_, half_message_, reply_deadline_, hold_back_;
+  Timer frontend_settled_, daemon_settled_, resync_pause_;
   std::chrono::milliseconds connect_delay_{1};
-  std::chrono::milliseconds refusal_delay_{0};    // doubled each time a front-end breaks a rule
-  std::chrono::milliseconds hold_back_delay_{0};  // doubled each time a daemon has to be dropped
+  std::chrono::milliseconds refusal_delay_{0};    // doubled each time a front-end breaks a rule, until one stays
+  std::chrono::milliseconds hold_back_delay_{0};  // doubled each time a daemon has to be dropped, until one stays
   Clock::time_point daemon_since_;
-  std::string connect_trouble_;  // as logged last
-  bool heard_frontend_ = false;  // a message has come on this connection
+  std::string connect_trouble_;      // as logged last
+  Clock::time_point resync_window_;  // when the present second began
+  unsigned resyncs_ = 0;             // in it
 };
 
 }  // namespace everport

@@ -5,11 +5,13 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -49,6 +51,11 @@ class Control {
     EXPECT_TRUE(Ask(HelloRequest{kControlVersion, daemon}).ok);
   }
   ControlReply Ask(const ControlRequest& request) { return AskText(EncodeRequest(request)); }
+  bool Tell(const ControlRequest& request) {  // and leaves the answer to Event()
+    const std::string text = EncodeRequest(request);
+    return ::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()) ||
+           (errno == EAGAIN && fakes::WaitFd(fd_.get(), POLLOUT, kWait) && Tell(request));
+  }
   ControlReply AskText(const std::string& text) {
     EXPECT_EQ(::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
     for (;;) {
@@ -329,6 +336,68 @@ TEST_F(KeeperTest, EventsGoToTheOwner) {
   EXPECT_TRUE(b.events.empty());
   front.Disconnect();
   EXPECT_TRUE(a.WaitState("p0", SessionState::kWaiting));
+}
+
+TEST_F(KeeperTest, ARunningFrontendOfANewPortIsToldWithoutAsking) {
+  StartKeeper(0);
+  FrontEndOptions options = Options(0);
+  FrontEnd front(options);
+  front.Listen();  // before the port is there
+  Control b(ControlSocket(), "b");
+  ASSERT_TRUE(b.Ask(AddRequest{{"extra", Socket(0), 1, 1500, "everport-1"}}).ok);
+  EXPECT_TRUE(b.WaitState("extra", SessionState::kConnected));
+}
+
+TEST_F(KeeperTest, AnswersWaitForADaemonThatReadsLate) {
+  constexpr int kRequests = 15'000;  // more than a socket's buffer holds
+  StartKeeper(0);
+  Control a(ControlSocket(), "a");
+  for (int i = 0; i < kRequests; ++i) ASSERT_TRUE(a.Tell(ListRequest{})) << i << "\n" << keeper_->log();
+  for (int i = 0; i < kRequests; ++i) ASSERT_TRUE(a.Event()) << i << "\n" << keeper_->log();
+}
+
+TEST_F(KeeperTest, WithoutDescriptorsToSpareItWaitsAtRestAndGoesOnLater) {
+  StartKeeper(0);
+  rlimit before{};
+  ASSERT_EQ(::prlimit(keeper_->pid(), RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::prlimit(keeper_->pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  absl::StatusOr<UniqueFd> waits = ConnectUnix(ControlSocket(), SOCK_SEQPACKET);
+  ASSERT_TRUE(waits.ok());
+  ASSERT_TRUE(keeper_->WaitLog("cannot accept: Too many open files", kWait)) << keeper_->log();
+  const double spent = keeper_->cpu_seconds();
+  absl::SleepFor(absl::Milliseconds(400));  // nothing is to happen
+  EXPECT_LT(keeper_->cpu_seconds() - spent, 0.1);
+  const std::string log = keeper_->log();
+  EXPECT_EQ(log.find("cannot accept"), log.rfind("cannot accept")) << log;
+  ASSERT_EQ(::prlimit(keeper_->pid(), RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_TRUE(Control(ControlSocket(), "a").Ask(ListRequest{}).ok);
+}
+
+TEST_F(KeeperTest, AFrontendThatLeavesAfterItsFirstMessageIsConnectedToLessAndLessOften) {
+  StartKeeper(1);
+  FrontEnd bad(Options(0));
+  bad.Listen();
+  absl::Time start;
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(bad.Accept(kWait).ok()) << i << keeper_->log();
+    if (i == 0) start = absl::Now();
+    ASSERT_TRUE(bad.Ask(Request::kGetFeatures).ok());
+    bad.Disconnect();
+  }
+  EXPECT_GT(absl::Now() - start, absl::Milliseconds(200));  // 1 + 2 + 4 + ... + 256 ms
+}
+
+TEST_F(KeeperTest, AFrontendCannotMakeTheDaemonComeAnewAtWill) {
+  StartKeeper(1);
+  FrontEnd front(Options(0));
+  ASSERT_TRUE(front.Connect(kWait).ok());
+  FakeDaemon daemon({.socket = DaemonSocket(0)});
+  ASSERT_TRUE(daemon.WaitMessages(Request::kSetVringEnable, 2, kWait));
+  ASSERT_TRUE(front.WaitCall(0, kWait));
+  const absl::Time start = absl::Now();
+  for (int i = 0; i < 60; ++i) ASSERT_TRUE(front.SendMemTable().ok()) << i;
+  EXPECT_GT(absl::Now() - start, absl::Milliseconds(350));  // 20 at will, then one in 10 ms
 }
 
 TEST_F(KeeperTest, OneKeeperARunDirAndStaleSocketsAreReplaced) {

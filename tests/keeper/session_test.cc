@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
 
 #include "backend/keeper/ring_recovery.h"
 #include "tests/keeper/session_world.h"
@@ -16,6 +17,8 @@ using vhost_user::Message;
 using vhost_user::PayloadAs;
 using vhost_user::Request;
 using vhost_user::VringState;
+
+constexpr uint64_t kMqFeatures = Bit(kVersion1) | Bit(kNetMq) | Bit(kVhostUserProtocolFeatures);
 
 TEST(SessionTest, QueriesAreAnsweredFromTheContractWithoutADaemon) {
   SessionWorld w(4);
@@ -209,7 +212,7 @@ TEST(SessionTest, ADaemonThatIsLateInTheReplayIsDropped) {
 
 TEST(SessionTest, TheNextDaemonIsGivenTheSameSession) {
   SessionWorld w(2);
-  w.StartGuest();
+  w.StartGuest(kMqFeatures);
   w.Attach();
   const std::string first = w.Sent();
   w.Run(w.session.DaemonGone("closed"));
@@ -237,7 +240,7 @@ TEST(SessionTest, ADaemonThatLacksAFeatureIsRefusedByName) {
 
 TEST(SessionTest, ADaemonWithTooFewQueuePairsIsRefused) {
   SessionWorld w(4);
-  w.StartGuest();
+  w.StartGuest(kMqFeatures);
   w.daemon_queue_pairs = 2;
   w.Attach();
   EXPECT_THAT(w.closed_daemon, HasSubstr("2 queue pairs of 4"));
@@ -453,14 +456,40 @@ TEST(SessionTest, TheFrontendsEndClearsEverythingAndBeginsANewGeneration) {
 
 TEST(SessionTest, WithoutMqOnlyTheFirstPairIsReplayed) {
   SessionWorld w(4);
-  w.StartGuest();
+  w.Connect();
+  w.Negotiate(Bit(kVersion1) | Bit(kVhostUserProtocolFeatures));
+  w.ShareMemory();
+  for (uint32_t ring = 0; ring < 2; ++ring) w.StartRing(ring);
+  // QEMU tells the calls of all pairs, whatever the guest uses.
+  for (uint32_t ring = 2; ring < 8; ++ring) w.Say(Request::kSetVringCall, uint64_t{ring}, w.event.get());
+  EXPECT_EQ(w.closed_frontend, "");
   w.Attach();
   EXPECT_EQ(w.Find(Request::kSetVringEnable, 2), nullptr);
   w.Run(w.session.FrontendGone("closed"));
   const size_t from = w.to_daemon.size();
-  w.StartGuest(Bit(kVersion1) | Bit(kNetMq) | Bit(kVhostUserProtocolFeatures));
+  w.StartGuest(kMqFeatures);
   w.Attach();
   EXPECT_NE(w.Find(Request::kSetVringEnable, 7, from), nullptr);
+}
+
+TEST(SessionTest, WithoutMqAKickOfTheSecondPairEndsTheSession) {
+  SessionWorld w(2);
+  w.Connect();
+  w.Negotiate(Bit(kVersion1) | Bit(kVhostUserProtocolFeatures));
+  w.ShareMemory();
+  w.StartRing(1);
+  EXPECT_EQ(w.closed_frontend, "");
+  w.StartRing(2);
+  EXPECT_THAT(w.closed_frontend, HasSubstr("SET_VRING_KICK: ring 2 without VIRTIO_NET_F_MQ"));
+}
+
+// A migration's target enables its queues when the guest's state is loaded, before SET_FEATURES.
+TEST(SessionTest, ARingOfTheSecondPairMayBeEnabledBeforeTheFeaturesAreTold) {
+  SessionWorld w(2);
+  w.Connect();
+  w.Say(Request::kSetVringEnable, VringState{2, 1});
+  EXPECT_EQ(w.closed_frontend, "");
+  EXPECT_TRUE(w.session.record().vrings[2].enabled);
 }
 
 // Whatever breaks a rule ends that session, with a reason that names it.
@@ -543,6 +572,15 @@ const Offence kOffences[] = {
      }},
     {"KickIndexOutOfRange", "ring 200",
      [](SessionWorld& w) { w.Say(Request::kSetVringKick, uint64_t{200}, w.event.get()); }},
+    {"CallThatIsNoEventFd", "SET_VRING_CALL: ring 1: its descriptor: not an eventfd",
+     [](SessionWorld& w) { w.Say(Request::kSetVringCall, uint64_t{1}, w.memory.get()); }},
+    {"KickThatIsNoEventFd", "SET_VRING_KICK: ring 0: its descriptor: not an eventfd",
+     [](SessionWorld& w) { w.Say(Request::kSetVringKick, uint64_t{0}, w.memory.get()); }},
+    {"ErrThatIsNoEventFd", "SET_VRING_ERR: ring 0: its descriptor: not an eventfd",
+     [](SessionWorld& w) {
+       UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));  // an anonymous inode, too
+       w.Say(Request::kSetVringErr, uint64_t{0}, epoll.get());
+     }},
     {"RingSizeZero", "a ring of 0",
      [](SessionWorld& w) {
        w.Say(Request::kSetVringNum, VringState{0, 0});

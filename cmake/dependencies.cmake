@@ -3,6 +3,7 @@ find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 # Boost's own package file: CMake 3.30 and later warn of the module that came with CMake.
 find_package(Boost 1.81 CONFIG REQUIRED COMPONENTS json)
+# No flat_hash_map and its kin: their layout depends on sanitizers (Abseil 2023 and later), and Debian's library has none.
 find_package(absl REQUIRED)
 find_package(spdlog REQUIRED)
 pkg_check_modules(TOMLPLUSPLUS REQUIRED IMPORTED_TARGET tomlplusplus)

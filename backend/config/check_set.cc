@@ -1,8 +1,8 @@
 // The rules that ports must keep among each other.
 #include <algorithm>
 #include <filesystem>
+#include <unordered_map>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "backend/config/check.h"
 
@@ -30,7 +30,7 @@ class Taken {
   }
 
  private:
-  absl::flat_hash_map<std::string, Place> seen_;
+  std::unordered_map<std::string, Place> seen_;
 };
 
 Fault FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& refer) {
@@ -116,7 +116,7 @@ bool WiredTo(const PortConfig& port, absl::string_view peer) {
 }
 
 Fault FindOneSidedWire(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer, const Refer& refer) {
-  absl::flat_hash_map<absl::string_view, size_t> by_name;
+  std::unordered_map<std::string_view, size_t> by_name;
   for (size_t i = 0; i < ports.size(); ++i) by_name.emplace(ports[i].name, i);
   for (size_t i = 0; i < ports.size(); ++i) {
     for (size_t u = 0; u < ports[i].uplinks.size(); ++u) {

@@ -1,10 +1,11 @@
-#include "absl/container/flat_hash_map.h"
+#include <unordered_map>
+
 #include "backend/config/config.h"
 
 namespace everport {
 namespace {
 
-using ByName = absl::flat_hash_map<std::string_view, const PortConfig*>;
+using ByName = std::unordered_map<std::string_view, const PortConfig*>;
 
 ByName Index(const std::vector<PortConfig>& ports) {
   ByName index;

@@ -47,7 +47,7 @@ std::string Join(absl::string_view path, size_t index) {
 
 unsigned Source::LineOf(absl::string_view path) const {
   while (!path.empty()) {
-    if (const auto it = lines_.find(path); it != lines_.end()) return it->second;
+    if (const auto it = lines_.find(std::string(path)); it != lines_.end()) return it->second;
     const size_t cut = path.find_last_of(".[");
     path = cut == path.npos ? absl::string_view() : path.substr(0, cut);
   }

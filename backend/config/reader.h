@@ -7,9 +7,9 @@
 #include <boost/json/value.hpp>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
@@ -41,7 +41,7 @@ class Source {
 
  private:
   std::string origin_;
-  absl::flat_hash_map<std::string, unsigned> lines_;
+  std::unordered_map<std::string, unsigned> lines_;
   absl::Status status_;
 };
 

@@ -200,6 +200,14 @@ void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vecto
     const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);
     const size_t before = findings.size();
     ExamineUplink(facts.root, object, uplink, findings);
+    const bool works = !port.state.empty() && i < port.uplink_errors.size() && port.uplink_errors[i].empty();
+    for (size_t f = before; works && f < findings.size(); ++f) {
+      if (findings[f].level != Level::kFail) continue;
+      findings[f] = {
+          Level::kWarn, object,
+          "works, says everportd, but its device cannot be seen from here; if everportd is in another network "
+          "namespace, run doctor in that one"};
+    }
     const bool explained = std::any_of(findings.begin() + static_cast<ptrdiff_t>(before), findings.end(),
                                        [](const Finding& finding) { return finding.level != Level::kOk; });
     if (!explained && i < port.uplink_errors.size() && !port.uplink_errors[i].empty()) {

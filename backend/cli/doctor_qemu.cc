@@ -125,7 +125,7 @@ bool UsesKvm(const Process& process) {
 
 // "10.0" and 10 of "QEMU emulator version 10.0.13 (Debian …)"; 0 if it says nothing of the kind.
 std::pair<std::string, int> Version(const std::string& text) {
-  const std::string mark = " version ";
+  const std::string mark = "emulator version ";
   const size_t at = text.find(mark);
   if (at == std::string::npos) return {"", 0};
   const size_t begin = at + mark.size();

@@ -280,7 +280,7 @@ TEST_F(DoctorTest, OldQemuCrashesWithoutKvm) {
 TEST_F(DoctorTest, QemuThatDoesNotTellItsVersion) {
   version = absl::PermissionDeniedError("others may write it");
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "others may write it")));
-  version = std::string("hello");
+  version = std::string("ld.so (Debian GLIBC 2.41-12) stable release version 2.41.");
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1", "does not tell its version")));
 }
 
@@ -323,6 +323,15 @@ TEST_F(DoctorTest, VfIsMissingOrNotBound) {
 TEST_F(DoctorTest, VhostVdpaDeviceIsMissing) {
   uplink() = {UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "modprobe vhost_vdpa")));
+}
+
+TEST_F(DoctorTest, AnUplinkThatWorksButIsNotSeenHereIsNoFailure) {
+  fs::remove_all(Path("/sys/class/net/br0"));
+  facts.ports[0].state = "running";
+  facts.ports[0].uplink_errors = {""};
+  const auto findings = Examine(facts);
+  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "port vm1 uplink 0", "run doctor in that one")));
+  EXPECT_THAT(findings, Not(Contains(Field(&Finding::level, Level::kFail))));
 }
 
 TEST_F(DoctorTest, WhatTheDaemonSaysOfAnUplinkIsShown) {

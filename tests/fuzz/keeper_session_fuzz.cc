@@ -60,6 +60,7 @@ class Input {
 // All files are one block of memory.
 class FakeFiles final : public GuestFiles {
  public:
+  absl::Status CheckEventFd(int) override { return absl::OkStatus(); }
   absl::StatusOr<uint64_t> Size(int) override {
     if (broken) return absl::UnavailableError("broken");
     return memory.size();

@@ -300,6 +300,10 @@ void GuestEndpoint::Retire() {
 
 void GuestEndpoint::OnConnection(bool connected) {
   enabled_.store(0, std::memory_order_release);  // librte_vhost does not report the vrings of a lost connection
+  {
+    std::lock_guard lock(mutex_);
+    for (Vring& v : vrings_) v.kick.reset();  // the guest's, which has gone
+  }
   connected_.store(connected, std::memory_order_release);
   hooks_.changed();
 }

@@ -434,12 +434,10 @@ void Service::SampleLater() {
 // Whose memory the guard had to patch.
 void Service::CheckMemoryGuard() {
   for (const uintptr_t address : TakeMemoryGuardHits()) {
-    for (const auto& port : ports_) {
-      if (!port->guest() || !port->guest()->Owns(address)) continue;
-      events_.Add(
-          port->config().name, "memory",
-          "the front-end has shortened its memory file under us; its rings hold zeros there until it reconnects", true);
-    }
+    const auto owner = std::find_if(ports_.begin(), ports_.end(),
+                                    [&](const auto& port) { return port->guest() && port->guest()->Owns(address); });
+    events_.Add(owner == ports_.end() ? "" : (*owner)->config().name, "memory",
+                "the front-end has shortened its memory file under us; its rings hold zeros until it reconnects", true);
   }
 }
 

@@ -61,7 +61,7 @@ void AddShowVerbs(CLI::App& app, Options& o) {
   Verb(*contract, o, "show", "List the contracts, or one with its features.", "everportctl contract show everport-1",
        [&o](const Client& client) { return ShowContracts(client, o.name); })
       ->add_option("NAME", o.name, "contract; all if left out");
-  Verb(*contract, o, "check", "Whether another host can take over a port.", "everportctl contract check",
+  Verb(*contract, o, "check", "Whether another host can take over a port (not available yet).", "everportctl contract check",
        NotYet("contract check"));
 }
 
@@ -92,7 +92,7 @@ void AddPortVerbs(CLI::App& app, Options& o) {
        [&o](const Client& client) { return ShowPort(client, o.name); })
       ->add_option("NAME", o.name, "port")
       ->required();
-  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks; the guest notices nothing.",
+  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks (not available yet).",
                         "everportctl path vm1-net0 1   # its second uplink",
                         [&o](const Client& client) { return SwitchPath(client, o.name, o.index); });
   path->add_option("NAME", o.name, "port")->required();
@@ -118,9 +118,9 @@ void AddWatchVerbs(CLI::App& app, Options& o) {
 }
 
 void AddLaterVerbs(CLI::App& app, Options& o) {
-  Verb(app, o, "handover", "Hand all ports over to another daemon.", "everportctl handover", NotYet("handover"));
-  Verb(app, o, "drain", "Move all ports away, before maintenance.", "everportctl drain", NotYet("drain"));
-  Verb(app, o, "migrate", "Move a guest to another host.", "everportctl migrate", NotYet("migrate"));
+  Verb(app, o, "handover", "Hand all ports over to another daemon (not available yet).", "everportctl handover", NotYet("handover"));
+  Verb(app, o, "drain", "Move all ports away, before maintenance (not available yet).", "everportctl drain", NotYet("drain"));
+  Verb(app, o, "migrate", "Move a guest to another host (not available yet).", "everportctl migrate", NotYet("migrate"));
 }
 
 int Fail(CliIo& io, const absl::Status& status) {

@@ -29,11 +29,14 @@ absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
     return absl::InvalidArgumentError(absl::StrCat("--uplink ", text, ": ", kind.status().message()));
   }
   UplinkConfig uplink{.kind = *kind, .device = text.substr(colon + 1), .bridge = ""};
-  const std::string option = ",bridge=";
-  const size_t bridge = uplink.device.find(option);
-  if (*kind == UplinkKind::kTap && bridge != std::string::npos) {
-    uplink.bridge = uplink.device.substr(bridge + option.size());
-    uplink.device.resize(bridge);
+  const size_t comma = uplink.device.find(',');
+  if (*kind == UplinkKind::kTap && comma != std::string::npos) {
+    const std::string name = "bridge=", option = uplink.device.substr(comma + 1);
+    if (option.compare(0, name.size(), name) != 0 || option.size() == name.size())
+      return absl::InvalidArgumentError(
+          absl::StrCat("--uplink ", text, ": unknown option \"", option, "\"; a tap takes bridge=NAME alone"));
+    uplink.bridge = option.substr(name.size());
+    uplink.device.resize(comma);
   }
   return uplink;
 }

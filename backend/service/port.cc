@@ -1,5 +1,7 @@
 #include "backend/service/port.h"
 
+#include <net/if.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -24,6 +26,18 @@ uint64_t NextSerial() {
   return ++serial;
 }
 
+// The kernel's number of the network device that an uplink stands on; another when it is made anew.
+unsigned DeviceIndex(const UplinkConfig& uplink) {
+  switch (uplink.kind) {
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+      return if_nametoindex(uplink.device.c_str());
+    default:
+      return 0;
+  }
+}
+
 std::string Plain(const absl::Status& status) {
   return std::string(status.message());
 }
@@ -36,7 +50,7 @@ Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environ
       contract_(std::move(contract)),
       env_(environment),
       retry_(environment.io) {
-  for (const UplinkConfig& uplink : config_.uplinks) uplinks_.push_back({uplink, {}, {}, nullptr});
+  for (const UplinkConfig& uplink : config_.uplinks) uplinks_.push_back({uplink, {}, {}, nullptr, 0});
 }
 
 Port::~Port() {
@@ -107,7 +121,7 @@ void Port::SetConfig(const PortConfig& config) {
   for (const UplinkConfig& uplink : config_.uplinks) {
     auto same = std::find_if(kept.begin(), kept.end(), [&](const Candidate& c) { return c.config == uplink; });
     if (same == kept.end()) {
-      uplinks_.push_back({uplink, {}, {}, nullptr});
+      uplinks_.push_back({uplink, {}, {}, nullptr, 0});
       continue;
     }
     if (active_ >= 0 && active == uplink) next_active = static_cast<int>(uplinks_.size());
@@ -140,8 +154,9 @@ void Port::OnPeerChanged(const std::string& peer) {
 }
 
 void Port::CheckUplink() {
-  if (active_ < 0 || !uplinks_[active_].open || !uplinks_[active_].open->endpoint->failed()) return;
+  if (active_ < 0 || !uplinks_[active_].open) return;
   Candidate& lost = uplinks_[active_];
+  if (!lost.open->endpoint->failed() && DeviceIndex(lost.config) == lost.ifindex) return;
   StopLane();
   lost.open.reset();
   lost.health = AfterFailure(lost.health, absl::Now());
@@ -197,6 +212,7 @@ bool Port::TryOpen(size_t index) {
   uplinks_ms_ += MillisecondsSince(start);
   if (uplink.ok()) {
     candidate.open = std::move(*uplink);
+    candidate.ifindex = DeviceIndex(candidate.config);
     candidate.health = AfterSuccess();
     candidate.error.clear();
     return true;

@@ -82,6 +82,7 @@ class Port {
     UplinkHealth health;
     std::string error;
     std::unique_ptr<Uplink> open;
+    unsigned ifindex = 0;  // of the kernel's device when it was opened; 0: it stands on none
   };
 
   void ChooseAndOpen();

@@ -57,10 +57,7 @@ absl::Status Service::Start() {
     KeeperClient::Listener& listener = *this;  // a private base, so named here
     keeper_ =
         std::make_unique<KeeperClient>(io_, config_.daemon.run_dir + "/keeper.sock", config_.daemon.name, listener);
-    keeper_->Start();
-    if (!keeper_->connected()) {
-      for (const auto& port : ports_) port->Reconcile();
-    }
+    keeper_->Start();  // its answers, or its absence, set the ports going
   } else {
     environment_->hold = true;
     for (const auto& port : ports_) Connect(port->config().name, [](absl::Status) {});
@@ -96,7 +93,8 @@ absl::Status Service::LoadPorts() {
   for (const PortConfig& port : config_.ports) Create(port);
   absl::StatusOr<std::vector<PortConfig>> saved = store_.Load();
   if (!saved.ok()) {
-    events_.Add("", "config", std::string(saved.status().message()), true);
+    store_error_ = saved.status();
+    events_.Add("", "config", std::string(store_error_.message()), true);
     return absl::OkStatus();
   }
   for (const PortConfig& port : *saved) {
@@ -198,6 +196,10 @@ void Service::TidyKeeper() {
       if (session.state == SessionState::kRunning) awaited_.insert(session.spec.name);
       if (everport::Port* port = FindPort(session.spec.name)) {
         port->OnSession({session.spec.name, session.state, session.reason});
+      } else if (!store_error_.ok()) {
+        events_.Add(
+            session.spec.name, "keeper",
+            absl::StrCat("unknown, but its session is kept: it may be in ", std::string(store_error_.message())), true);
       } else {
         events_.Add(session.spec.name, "keeper", "no longer configured: its session is ended", true);
         keeper_->Send(RemoveRequest{session.spec.name}, [](absl::StatusOr<KeeperClient::Answer>) {});
@@ -255,6 +257,7 @@ absl::StatusOr<PortView> Service::Port(const std::string& name) const {
 }
 
 void Service::AddPort(PortConfig port, Done done) {
+  if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   if (absl::Status status = CheckPort(port, "port " + port.name); !status.ok()) return done(status);
   if (FindPort(port.name)) {
     return done(absl::AlreadyExistsError(
@@ -288,6 +291,7 @@ void Service::RemovePort(const std::string& name, Done done) {
     return done(absl::FailedPreconditionError(absl::StrCat("port ", name, ": is in the configuration file ",
                                                            config_path_, "; take it out there and reload")));
   }
+  if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   Drop(name);
   events_.Add(name, "config", "removed by the API");
   done(SaveApiPorts());
@@ -401,6 +405,7 @@ HealthView Service::Health() const {
   health.keeper = !keeper_ ? "off" : keeper_->connected() ? "connected" : "not connected: " + keeper_->trouble();
   health.ready = !keeper_ || keeper_->connected();
   if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
+  if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
   for (const auto& port : ports_) {

@@ -90,6 +90,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   const std::string config_path_;
   const absl::Time started_;
   StateStore store_;
+  absl::Status store_error_;  // why the ports that the API added are not known; then nothing of theirs is ended
   EventLog events_;
   Topology topology_;
   double eal_ms_ = 0;

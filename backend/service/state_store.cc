@@ -45,7 +45,7 @@ absl::StatusOr<std::vector<PortConfig>> StateStore::Load() const {
   const boost::json::value value = boost::json::parse(text, error);
   if (error || !value.is_array())
     return absl::DataLossError(
-        absl::StrCat(path(), ": not a JSON array of ports; repair it, or remove it and add the ports anew"));
+        absl::StrCat(path(), ": not a JSON array of ports; repair it, or move it away, and restart everportd"));
   std::vector<PortConfig> ports;
   for (const boost::json::value& item : value.as_array()) {
     absl::StatusOr<PortConfig> port = PortFromJson(boost::json::serialize(item));

@@ -148,6 +148,8 @@ TEST_F(CliTest, PortAddRefusesBadValuesByItself) {
   } cases[] = {
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap"}, "--uplink tap: not KIND:DEVICE"},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tapp:x"}, "--uplink tapp:x: "},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,brigde=br0"}, "unknown option \"brigde=br0\""},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,bridge="}, "unknown option \"bridge=\""},
       {{"port", "add", "vm9", "--uplink", "tap:x"}, "port vm9"},
       {{"port", "add", "vm9", "--socket", "/s"}, "port vm9"},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--mtu", "99999"}, "port vm9"},

@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <boost/json/serialize.hpp>
+#include <filesystem>
+#include <fstream>
 
 #include "tests/component/bystanders.h"
 #include "tests/component/stack.h"
@@ -87,6 +89,27 @@ TEST_F(ReloadTest, AnotherUplinkUnderARunningGuest) {
   EXPECT_FALSE(guest.socket().closed()) << "the guest's session must not end";
   EXPECT_EQ(stack_.PortNumber("moved", "sessions"), 1);
   ExpectOthersUntouched();
+}
+
+// Ports that the API added are known from the state file alone: if that cannot be read, no session is ended for it, and
+// the file is not written over.
+TEST_F(ReloadTest, ABrokenStateFileEndsNoSession) {
+  stack_.KillDaemon();
+  const std::string file = stack_.dir() / "state/ports.json";
+  std::filesystem::create_directories(stack_.dir() / "state");
+  std::ofstream(file) << "[{\"name\":\"lost";
+  stack_.RemovePort("right");  // of this daemon, in the keeper, and in no file: as a port of the API would be
+  stack_.RemovePort("left");
+  stack_.WriteConfig();
+  const absl::Status started = stack_.StartDaemon();
+  ASSERT_TRUE(started.ok()) << started;
+  EXPECT_TRUE(Eventually([&] { return stack_.Logs().find("its session is kept") != std::string::npos; })) << stack_.Logs();
+  const auto health = stack_.Get("/v1/health");
+  ASSERT_TRUE(health.ok()) << health.status();
+  EXPECT_NE(boost::json::serialize(*health).find("ports.json"), std::string::npos);
+  std::string text;
+  std::getline(std::ifstream(file), text);
+  EXPECT_EQ(text, "[{\"name\":\"lost");
 }
 
 TEST_F(ReloadTest, TheSameFileChangesNothing) {

@@ -230,8 +230,10 @@ void Service::NoteProgress() {
 void Service::OnKeeperLost(const std::string& reason) {
   events_.Add("", "keeper", absl::StrCat("keeper not connected: ", reason), true);
   // A keeper that died took its sessions along; librte_vhost has seen its sockets close.
-  for (const auto& port : ports_)
+  for (const auto& port : ports_) {
     port->OnSession({port->config().name, SessionState::kWaiting, "keeper not connected"});
+    port->Reconcile();  // uplinks are tried, and their trouble told, without a keeper as well
+  }
 }
 
 void Service::OnSession(const SessionEvent& event) {

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "backend/datapath/guest_rings.h"
+#include "failover/health_monitor.h"
+
+namespace everport {
+
+// A device that works on the guest's rings by itself (path mode "offload"). Calls may block on the device (VDUSE: up to
+// its msg_timeout), so they come from the port's device thread, one at a time; trouble() and event_fd() from any.
+class OffloadDevice {
+ public:
+  virtual ~OffloadDevice() = default;  // stops; may block
+
+  // Whether it can serve a guest that negotiated these features on so many queue pairs of rings of that size.
+  // FailedPrecondition lists what is missing, by name.
+  virtual absl::Status Covers(uint64_t features, uint16_t queue_pairs, uint16_t ring_size) const = 0;
+
+  // Serves these rings from their bases. After an error it is as if it had not been called.
+  virtual absl::Status Start(const GuestRings& rings) = 0;
+  // The guest's eventfds have changed, nothing else.
+  virtual absl::Status SetNotifiers(const GuestRings& rings) = 0;
+  // Lets go of the rings; when it returns the device does not touch them any more, or it has gone. Fills in the
+  // positions to go on from (avail_base, used_base of each ring). The error says what was unclean; the positions count.
+  virtual absl::Status Stop(GuestRings& rings) = 0;
+
+  virtual Trouble trouble() const = 0;
+  // Readable when trouble() may have changed; -1: poll it. The caller drains it (eventfd).
+  virtual int event_fd() const = 0;
+};
+
+}  // namespace everport

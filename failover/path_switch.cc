@@ -1,0 +1,66 @@
+#include "failover/path_switch.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace everport {
+
+PathSwitch::Action PathSwitch::Begin(std::vector<int> candidates, std::string cause, bool orderly, absl::Time now) {
+  if (state_ != State::kSteady) return {};
+  if (orderly && active_ >= 0) candidates.push_back(active_);
+  candidates_.clear();
+  for (int path : candidates) {
+    if (path >= 0 && std::find(candidates_.begin(), candidates_.end(), path) == candidates_.end())
+      candidates_.push_back(path);
+  }
+  current_ = {.from = active_, .to = -1, .cause = std::move(cause), .refused = {}, .orderly = orderly};
+  began_ = now;
+  if (active_ < 0) return Next();
+  state_ = State::kQuiescing;
+  return {Action::Kind::kQuiesce, active_, orderly};
+}
+
+PathSwitch::Action PathSwitch::Next() {
+  state_ = State::kStarting;
+  target_ = -1;
+  if (!candidates_.empty()) {
+    target_ = candidates_.front();
+    candidates_.erase(candidates_.begin());
+  }
+  return {Action::Kind::kStart, target_, current_.orderly};
+}
+
+PathSwitch::Action PathSwitch::Quiesced(absl::Time) {
+  return state_ == State::kQuiescing ? Next() : Action{};
+}
+
+PathSwitch::Action PathSwitch::Started(absl::Time now) {
+  return state_ == State::kStarting ? Finish(now) : Action{};
+}
+
+PathSwitch::Action PathSwitch::StartFailed(const std::string& why, absl::Time now) {
+  if (state_ != State::kStarting) return {};
+  if (!current_.refused.empty()) current_.refused += "; ";
+  current_.refused += why;
+  if (target_ < 0) return Finish(now);  // even dropping did not start: there is nothing less
+  return Next();
+}
+
+PathSwitch::Action PathSwitch::Finish(absl::Time now) {
+  state_ = State::kSteady;
+  active_ = target_;
+  current_.to = active_;
+  current_.gap = now - began_;
+  report_ = std::move(current_);
+  current_ = {};
+  candidates_.clear();
+  return {Action::Kind::kReport, active_, report_.orderly};
+}
+
+void PathSwitch::Reset(int active) {
+  state_ = State::kSteady;
+  active_ = active;
+  candidates_.clear();
+}
+
+}  // namespace everport

@@ -1,0 +1,102 @@
+#include "failover/path_switch.h"
+
+#include <gtest/gtest.h>
+
+namespace everport {
+namespace {
+
+using State = PathSwitch::State;
+using Action = PathSwitch::Action;
+using Kind = PathSwitch::Action::Kind;
+
+const absl::Time kStart = absl::FromUnixSeconds(1000);
+absl::Time At(int64_t us) {
+  return kStart + absl::Microseconds(us);
+}
+
+PathSwitch On(int path) {
+  PathSwitch machine;
+  machine.Reset(path);
+  return machine;
+}
+
+TEST(PathSwitch, WithoutASourceTheTargetIsStartedAtOnce) {
+  PathSwitch machine;
+  EXPECT_EQ(machine.Begin({1}, "first", true, At(0)), (Action{Kind::kStart, 1, true}));
+  EXPECT_EQ(machine.Started(At(30)), (Action{Kind::kReport, 1, true}));
+  EXPECT_EQ(machine.state(), State::kSteady);
+  EXPECT_EQ(machine.active(), 1);
+  EXPECT_EQ(machine.report().from, -1);
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(30));
+}
+
+TEST(PathSwitch, SteadyToQuiescingToStartingToSteady) {
+  PathSwitch machine = On(0);
+  EXPECT_EQ(machine.Begin({1}, "by hand", true, At(0)), (Action{Kind::kQuiesce, 0, true}));
+  EXPECT_EQ(machine.state(), State::kQuiescing);
+  EXPECT_EQ(machine.active(), 0) << "until the target has started";
+  EXPECT_EQ(machine.Quiesced(At(10)), (Action{Kind::kStart, 1, true}));
+  EXPECT_EQ(machine.state(), State::kStarting);
+  EXPECT_EQ(machine.Started(At(25)), (Action{Kind::kReport, 1, true}));
+  EXPECT_EQ(
+      machine.report(),
+      (PathSwitch::Report{
+          .from = 0, .to = 1, .cause = "by hand", .refused = "", .orderly = true, .gap = absl::Microseconds(25)}));
+}
+
+TEST(PathSwitch, ATargetThatDoesNotStartIsAnsweredByTheNextAndThenByTheSource) {
+  PathSwitch machine = On(0);
+  machine.Begin({2, 1}, "by hand", true, At(0));
+  machine.Quiesced(At(1));
+  EXPECT_EQ(machine.StartFailed("uplink 2: busy", At(2)), (Action{Kind::kStart, 1, true}));
+  EXPECT_EQ(machine.StartFailed("uplink 1: gone", At(3)), (Action{Kind::kStart, 0, true}));
+  EXPECT_EQ(machine.Started(At(4)).kind, Kind::kReport);
+  EXPECT_EQ(machine.active(), 0);
+  EXPECT_EQ(machine.report().refused, "uplink 2: busy; uplink 1: gone");
+}
+
+TEST(PathSwitch, AFailedSourceIsNoCandidate) {
+  PathSwitch machine = On(0);
+  EXPECT_EQ(machine.Begin({1}, "link down", false, At(0)), (Action{Kind::kQuiesce, 0, false}));
+  machine.Quiesced(At(1));
+  EXPECT_EQ(machine.StartFailed("uplink 1: gone", At(2)), (Action{Kind::kStart, -1, false}));
+  EXPECT_EQ(machine.Started(At(3)).kind, Kind::kReport);
+  EXPECT_EQ(machine.active(), -1);
+}
+
+TEST(PathSwitch, WithNoCandidateTheGuestsFramesAreDropped) {
+  PathSwitch machine = On(0);
+  machine.Begin({}, "link down", false, At(0));
+  EXPECT_EQ(machine.Quiesced(At(1)), (Action{Kind::kStart, -1, false}));
+}
+
+TEST(PathSwitch, EachCandidateIsTriedOnce) {
+  PathSwitch machine = On(0);
+  machine.Begin({1, 0, 1}, "by hand", true, At(0));
+  machine.Quiesced(At(0));
+  EXPECT_EQ(machine.StartFailed("a", At(1)).path, 0);
+  EXPECT_EQ(machine.StartFailed("b", At(2)).path, -1);
+  EXPECT_EQ(machine.StartFailed("c", At(3)).kind, Kind::kReport) << "it ends, whatever happens";
+  EXPECT_EQ(machine.active(), -1);
+}
+
+TEST(PathSwitch, WhileOneIsUnderWayNoOtherBegins) {
+  PathSwitch machine = On(0);
+  machine.Begin({1}, "by hand", true, At(0));
+  EXPECT_EQ(machine.Begin({2}, "by hand", true, At(1)).kind, Kind::kNone);
+  machine.Quiesced(At(2));
+  EXPECT_EQ(machine.Begin({2}, "by hand", true, At(3)).kind, Kind::kNone);
+}
+
+TEST(PathSwitch, LateReportsAfterAResetChangeNothing) {
+  PathSwitch machine = On(0);
+  machine.Begin({1}, "by hand", true, At(0));
+  machine.Reset(0);
+  EXPECT_EQ(machine.Quiesced(At(1)).kind, Kind::kNone);
+  EXPECT_EQ(machine.Started(At(1)).kind, Kind::kNone);
+  EXPECT_EQ(machine.StartFailed("x", At(1)).kind, Kind::kNone);
+  EXPECT_EQ(machine.active(), 0);
+}
+
+}  // namespace
+}  // namespace everport

@@ -1,6 +1,7 @@
 #include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
+#include <cmath>
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
@@ -73,6 +74,24 @@ void PrintContract(std::ostream& out, const value& contract) {
     if (!names || !names->is_array()) continue;
     for (const value& name : names->get_array()) out << "    " << Text(name, "") << "\n";
   }
+}
+
+void PrintHealth(std::ostream& out, const value& health, bool ready) {
+  const auto ms = [&](const char* key) {
+    boost::json::error_code error;
+    const value* found = health.find_pointer(absl::StrCat("/startup/", key, "_ms"), error);
+    return absl::StrCat(found && found->is_number() ? std::lround(found->to_number<double>()) : 0);
+  };
+  out << "ready     " << (ready ? "yes" : "no") << "\n"
+      << "daemon    " << Text(health, "/daemon") << ", version " << Text(health, "/version") << "\n"
+      << "keeper    " << Text(health, "/keeper") << "\n"
+      << "start-up  " << ms("total") << " ms: EAL " << ms("eal") << ", uplinks " << ms("uplinks") << ", replay "
+      << ms("replay") << "\n";
+  const auto* problems = health.as_object().if_contains("problems");
+  const bool some = problems && problems->is_array() && !problems->get_array().empty();
+  out << "problems" << (some ? "" : "  none") << "\n";
+  if (!some) return;
+  for (const value& problem : problems->get_array()) out << "  " << Text(problem, "") << "\n";
 }
 
 std::string EventText(const value& event) {
@@ -158,6 +177,20 @@ absl::Status ShowContracts(const Client& client, const std::string& name) {
   }
   client.out() << table.Text();
   return absl::OkStatus();
+}
+
+absl::Status ShowHealth(const Client& client) {
+  const auto health = client.Health();
+  if (!health.ok()) return health.status();
+  const bool ready = Text(*health, "/ready") == "true";
+  if (client.json()) {
+    client.PrintJson(*health);
+  } else {
+    PrintHealth(client.out(), *health, ready);
+  }
+  if (ready) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "everportd: not ready: no guest is served; mend what `everportctl health` names");
 }
 
 absl::Status ShowVersion(const Client& client) {

@@ -158,7 +158,7 @@ void PrintPort(std::ostream& out, const value& port) {
   const auto line = [&](const char* title, const std::string& text) {
     out << title << (text.empty() ? "-" : text) << "\n";
   };
-  const std::string reason = Text(port, "/reason");
+  const std::string reason = NoteText(port);
   line("port         ", Text(port, "/name"));
   line("state        ", absl::StrCat(Text(port, "/state"), reason.empty() ? "" : ": ", reason));
   const std::string path = PathText(port);

@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/format.h"
@@ -27,6 +28,9 @@ absl::Status ShowList(const Client& client, const std::string& target, Table tab
   if (!list->is_array()) return absl::InternalError(absl::StrCat("everportd: ", target, " is not a list"));
   for (const value& element : list->get_array()) table.Add(row(element));
   client.out() << table.Text();
+  if (list->get_array().empty()) {
+    client.io().err << "there are no ports; see everportctl port add --help, or write a [[port]] into everport.toml\n";
+  }
   return absl::OkStatus();
 }
 
@@ -97,8 +101,9 @@ void PrintHealth(std::ostream& out, const value& health, bool ready) {
 std::string EventText(const value& event) {
   const absl::Time time = absl::FromUnixMicros(static_cast<int64_t>(Number(event, "/time_unix_us")));
   const std::string port = Text(event, "/port");
-  return absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", time, absl::LocalTimeZone()), "  ",
-                      port.empty() ? "everportd" : port, "  ", Text(event, "/type"), "  ", Text(event, "/message"));
+  // In columns as far as a stream can be: longer names push the rest to the right.
+  return absl::StrFormat("%s  %-12s  %-8s  %s", absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", time, absl::LocalTimeZone()),
+                         port.empty() ? "everportd" : port, Text(event, "/type"), Text(event, "/message"));
 }
 
 }  // namespace
@@ -115,9 +120,16 @@ absl::Status ShowPorts(const Client& client) {
                {"POLLER", true},
                {"NOTE"}});
   return ShowList(client, "/v1/ports", std::move(table), [](const value& port) -> std::vector<std::string> {
-    return {Text(port, "/name"),        Text(port, "/state"),      PathText(port),       Text(port, "/path/mode"),
-            Text(port, "/rx_packets"),  Text(port, "/tx_packets"), Text(port, "/drops"), IndexText(port, "/numa_node"),
-            IndexText(port, "/poller"), Text(port, "/reason")};
+    return {Text(port, "/name"),
+            Text(port, "/state"),
+            PathText(port),
+            Text(port, "/path/mode"),
+            Text(port, "/rx_packets"),
+            Text(port, "/tx_packets"),
+            Text(port, "/drops"),
+            IndexText(port, "/numa_node"),
+            IndexText(port, "/poller"),
+            NoteText(port)};
   });
 }
 
@@ -189,8 +201,7 @@ absl::Status ShowHealth(const Client& client) {
     PrintHealth(client.out(), *health, ready);
   }
   if (ready) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "everportd: not ready: no guest is served; mend what `everportctl health` names");
+  return absl::FailedPreconditionError("everportd: not ready: no guest is served; mend its problems");
 }
 
 absl::Status ShowVersion(const Client& client) {

@@ -58,6 +58,24 @@ TEST_F(CliTest, PortsIsATable) {
       "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
 }
 
+TEST_F(CliTest, PortsSayWhatTheyWaitFor) {
+  daemon.Do([&] {
+    daemon.service().ports[0].state = "connected";
+    daemon.service().ports[1].reason = "";
+  });
+  const std::string out = Run({"ports"}).out;
+  EXPECT_THAT(out, HasSubstr("  the guest's driver has not started\n"));
+  EXPECT_THAT(out, HasSubstr("  no QEMU listens on its socket\n"));
+}
+
+TEST_F(CliTest, NoPortsIsSaid) {
+  daemon.Do([&] { daemon.service().ports.clear(); });
+  const Result result = Run({"ports"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_THAT(result.err, StartsWith("there are no ports; "));
+  EXPECT_EQ(Run({"--json", "ports"}).out, "[]\n");
+}
+
 TEST_F(CliTest, PortsAsJsonIsAListOfObjects) {
   const auto ports = Json({"ports"}).as_array();
   ASSERT_EQ(ports.size(), 2u);
@@ -187,8 +205,8 @@ TEST_F(CliTest, PathSwitches) {
 
 TEST_F(CliTest, EventsEndWhenTheyShallNotFollow) {
   EXPECT_EQ(Run({"events", "--no-follow"}).out,
-            "2023-11-14T22:13:20.000+00:00  everportd  config  2 ports\n"
-            "2023-11-14T22:13:20.000+00:00  vm1-net0  path  0 (vf) failed; 1 (tap) running\n");
+            "2023-11-14T22:13:20.000+00:00  everportd     config    2 ports\n"
+            "2023-11-14T22:13:20.000+00:00  vm1-net0      path      0 (vf) failed; 1 (tap) running\n");
   EXPECT_THAT(Run({"--json", "events", "--no-follow"}).out, StartsWith(R"({"id":1,"time_unix_us":1700000000000000,)"));
 }
 
@@ -218,7 +236,7 @@ TEST_F(CliTest, EventsFollowUntilNobodyReadsThem) {
   buffer.first.get_future().wait();
   daemon.Do([&] { daemon.service().Emit("vm2", "state", "connected"); });
   reader.join();
-  EXPECT_THAT(buffer.str(), HasSubstr("vm2  state  connected\n"));
+  EXPECT_THAT(buffer.str(), HasSubstr("vm2           state     connected\n"));
 }
 
 // Once something is said on it, lets the daemon answer.

@@ -3,17 +3,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "backend/base/unique_fd.h"
+#include "backend/base/unix_address.h"
 #include "backend/cli/run_version.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -76,10 +75,9 @@ class DoctorTest : public testing::Test {
   }
   void MakeSocket() {
     const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, Path(kSocket).c_str(), sizeof address.sun_path - 1);
-    ASSERT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    const auto address = UnixAddress::Of(Path(kSocket));
+    ASSERT_TRUE(address.ok()) << address.status();
+    ASSERT_EQ(::bind(fd.get(), address->get(), address->size()), 0);
   }
   void Qemu(std::vector<std::string> args,
             const std::string& chardev = absl::StrCat("socket,id=c0,path=", kSocket, ",server=on")) {

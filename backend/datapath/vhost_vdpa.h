@@ -40,8 +40,8 @@ struct VhostVdpaBounds {
 //  - VDUSE: a process that has died touches nothing any more. One that hangs and wakes up later may write to the
 //  guest's
 //    buffers and used rings before it sees the reset, beside whoever serves them by then: only that guest is hurt, but
-//    its rings may break. Nothing but killing the process takes the memory from it. Stop waits longer while the used
-//    indices still move, so a process that is only slow to answer is not mistaken for a dead one.
+//    its rings may break. Nothing but killing the process takes the memory from it. A suspected device whose used
+//    indices still move gets the full time, so that one that is only slow to answer is not mistaken for a dead one.
 //  - Process exit: the kernel closes the node then, and waits up to msg_timeout of a dead VDUSE process.
 //
 // Threads as OffloadDevice says.

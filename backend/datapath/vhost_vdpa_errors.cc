@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
@@ -53,35 +54,30 @@ std::string HolderOf(const std::string& path) {
 
 }  // namespace
 
-absl::Status ExplainVhostVdpaError(const std::string& path, const absl::Status& error) {
-  switch (error.code()) {
-    case absl::StatusCode::kNotFound: {
+absl::Status ExplainVhostVdpaOpenError(const std::string& path, int error) {
+  switch (error) {
+    case ENOENT:
+    case ENODEV:
+    case ENXIO: {
       const std::vector<std::string> nodes = NodesBeside(path);
       return absl::NotFoundError(absl::StrCat(
-          path, " does not exist; there ",
+          path, error == ENOENT ? " does not exist; there " : " has no device behind it; there ",
           nodes.empty() ? "is no vhost-vdpa device at all: load the driver (modprobe vhost_vdpa) and make one "
                           "(vdpa dev add name NAME mgmtdev DEVICE; vdpa mgmtdev show lists what can be used)"
                         : absl::StrCat(nodes.size() == 1 ? "is " : "are ", absl::StrJoin(nodes, ", "))));
     }
-    case absl::StatusCode::kPermissionDenied:
+    case EACCES:
+    case EPERM:
       return absl::PermissionDeniedError(
           absl::StrCat("no permission to open ", path, "; let the daemon's user read and write it (udev rule, chown)"));
-    case absl::StatusCode::kUnavailable:  // EBUSY
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kAlreadyExists:
-      if (error.message() != path) return error;  // explained already
+    case EBUSY:
       return absl::UnavailableError(absl::StrCat(path, " is in use by ", HolderOf(path)));
-    case absl::StatusCode::kDeadlineExceeded:
-      return absl::DeadlineExceededError(
-          absl::StrCat(error.message(),
-                       "; a VDUSE device whose process does not run? Start the process again, or remove "
-                       "the device (vdpa dev del NAME)"));
+    case EIO:
+      return absl::UnavailableError(
+          absl::StrCat(path, ": its device cannot be reset; a VDUSE device whose process did not answer once stays ",
+                       "broken: make it anew (vdpa dev del NAME, vdpa dev add …). Else see the kernel's log"));
     default:
-      if (!absl::StartsWith(error.message(), path)) return error;
-      return absl::Status(error.code(),
-                          absl::StrCat(error.message(),
-                                       ": the device does not answer or is broken; make it anew (vdpa dev del "
-                                       "NAME, vdpa dev add …), or look at the kernel's log"));
+      return absl::ErrnoToStatus(error, absl::StrCat("cannot open ", path));
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "backend/datapath/vhost_vdpa_errors.h"
 #include "backend/datapath/virtio_net_abi.h"
 #include "migration/feature_contract.h"
 
@@ -137,7 +138,7 @@ absl::Status VhostVdpaSession::ReadQueueLimits() {
 absl::StatusOr<std::shared_ptr<VhostVdpaSession>> VhostVdpaSession::Open(std::string path,
                                                                          std::shared_ptr<VhostVdpaKernel> kernel) {
   const int fd = kernel->Open(path);
-  if (fd < 0) return absl::ErrnoToStatus(-fd, path);  // explained by the caller
+  if (fd < 0) return ExplainVhostVdpaOpenError(path, -fd);
   std::shared_ptr<VhostVdpaSession> session(new VhostVdpaSession(std::move(path), std::move(kernel), fd));
   VhostVdpaInfo& info = session->info_;
   absl::Status status = session->Identify();

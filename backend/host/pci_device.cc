@@ -167,7 +167,7 @@ absl::Status CheckVf(const PciDevice& device) {
 absl::Status CheckVfDriver(const PciDevice& device) {
   if (device.driver == kVfio || Shared(device.driver)) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "PCI device ", device.address, device.driver.empty() ? " has no driver" : " is bound to " + device.driver,
+      "PCI device ", device.address, device.driver.empty() ? " is bound to no driver" : " is bound to " + device.driver,
       device.interface.empty() ? "" : absl::StrCat(" (", device.interface, ")"),
       ", not to vfio-pci; write bind = true at the uplink, or run: ", BindCommands(device)));
 }

@@ -88,7 +88,8 @@ TEST_F(PreflightTest, HardwareThatUplinksNeed) {
   EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 is not a VF; ")));
   fs::create_symlink("../0000:3b:00.0", device + "physfn");
   fs::create_symlink("../../../kernel/iommu_groups/7", device + "iommu_group");
-  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 has no driver, ")));
+  EXPECT_THAT(Missing(),
+              ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 is bound to no driver, ")));
   config.ports[0].uplinks[0].bind = true;
   EXPECT_THAT(Missing(), IsEmpty());
 }

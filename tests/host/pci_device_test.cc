@@ -117,7 +117,7 @@ TEST_F(PciDeviceTest, AnotherDriverIsNamedWithTheMend) {
                                 "at the uplink, or run: modprobe vfio-pci; "));
   EXPECT_THAT(Said(), HasSubstr("echo 0000:01:10.1 > driver/unbind; "));
   SetDriver(kVf, "");
-  EXPECT_THAT(Said(), HasSubstr("0000:01:10.1 has no driver"));
+  EXPECT_THAT(Said(), HasSubstr("0000:01:10.1 is bound to no driver"));
   EXPECT_THAT(Said(), testing::Not(HasSubstr("unbind")));
   EXPECT_THAT(written_, IsEmpty());
 }

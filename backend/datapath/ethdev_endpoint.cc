@@ -32,7 +32,8 @@ EthdevEndpoint::EthdevEndpoint(const Options& options, std::string eal_name, uin
       eal_name_(std::move(eal_name)),
       ethdev_id_(ethdev_id),
       edge_wakes_(options.edge_wakes),
-      watch_(std::make_unique<EthdevWatch>(ethdev_id, eal_name_, options.follow_link, options.changed)) {}
+      watch_(std::make_unique<EthdevWatch>(ethdev_id, eal_name_, options.follow_link, options.reset, options.changed)) {
+}
 
 absl::Status EthdevEndpoint::Failed(const char* what, int error) const {
   return absl::UnavailableError(absl::StrCat(device_, ": ", what, ": ", rte_strerror(std::abs(error))));

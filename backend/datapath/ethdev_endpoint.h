@@ -30,10 +30,11 @@ class EthdevEndpoint : public Endpoint {
     rte_mempool* pool = nullptr;
     int numa_node = -1;
     uint16_t descriptors = kDescriptors;
-    bool offloads = false;          // checksums and TSO by the device as far as it can; else plain frames alone
-    bool follow_link = true;        // whether its link state tells if frames get through
-    bool edge_wakes = false;        // its interrupts come by eventfds that nobody reads
-    std::function<void()> changed;  // trouble() may have changed; called on a thread of EAL's: may only post
+    bool offloads = false;               // checksums and TSO by the device as far as it can; else plain frames alone
+    bool follow_link = true;             // whether its link state tells if frames get through
+    bool edge_wakes = false;             // its interrupts come by eventfds that nobody reads
+    std::function<bool()> reset = {};    // EthdevWatch's
+    std::function<void()> changed = {};  // trouble() may have changed; called on a thread of EAL's: may only post
   };
   // Plugs the device in and starts it. NotFound, Unavailable and so on name the device, what failed and the mend.
   static absl::StatusOr<std::unique_ptr<EthdevEndpoint>> Open(const Options& options);

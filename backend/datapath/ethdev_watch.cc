@@ -43,8 +43,13 @@ void OnDeviceEvent(const char*, rte_dev_event_type event, void* watch) {
 
 }  // namespace
 
-EthdevWatch::EthdevWatch(uint16_t ethdev_id, std::string device, bool follow_link, std::function<void()> changed)
-    : ethdev_id_(ethdev_id), device_(std::move(device)), follow_link_(follow_link), changed_(std::move(changed)) {
+EthdevWatch::EthdevWatch(uint16_t ethdev_id, std::string device, bool follow_link, std::function<bool()> reset,
+                         std::function<void()> changed)
+    : ethdev_id_(ethdev_id),
+      device_(std::move(device)),
+      follow_link_(follow_link),
+      reset_(std::move(reset)),
+      changed_(std::move(changed)) {
   for (const rte_eth_event_type event : kEvents) rte_eth_dev_callback_register(ethdev_id_, event, OnEthdevEvent, this);
   if (int error = rte_dev_event_callback_register(device_.c_str(), OnDeviceEvent, this); error != 0)
     spdlog::warn("{}: its removal will not be noticed: {}", device_, rte_strerror(-error));
@@ -66,7 +71,10 @@ Trouble EthdevWatch::trouble() const {
   if (!follow_link_) return Trouble::kNone;
   rte_eth_link link{};
   if (rte_eth_link_get_nowait(ethdev_id_, &link) != 0) return Trouble::kNone;  // the driver knows of no link
-  return link.link_status == RTE_ETH_LINK_UP ? Trouble::kNone : Trouble::kLinkDown;
+  if (link.link_status == RTE_ETH_LINK_UP) return Trouble::kNone;
+  if (!reset_ || !reset_()) return Trouble::kLinkDown;
+  needs_reset_.store(true, std::memory_order_release);
+  return Trouble::kNeedsReset;
 }
 
 std::optional<uint64_t> EthdevWatch::transmitted() const {

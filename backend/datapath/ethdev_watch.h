@@ -19,8 +19,10 @@ namespace everport {
 class EthdevWatch {
  public:
   // device: EAL's name of it. follow_link: its link state means that frames get through.
-  // changed: called on a thread of EAL's when trouble() may have changed; may only post.
-  EthdevWatch(uint16_t ethdev_id, std::string device, bool follow_link, std::function<void()> changed);
+  // reset: asked while there is no link, if it is given: whether whoever took the link away has reset the device with
+  // it. changed: called on a thread of EAL's when trouble() may have changed; may only post.
+  EthdevWatch(uint16_t ethdev_id, std::string device, bool follow_link, std::function<bool()> reset,
+              std::function<void()> changed);
   ~EthdevWatch();
   EthdevWatch(const EthdevWatch&) = delete;
   EthdevWatch& operator=(const EthdevWatch&) = delete;
@@ -39,8 +41,10 @@ class EthdevWatch {
   const uint16_t ethdev_id_;
   const std::string device_;
   const bool follow_link_;
+  const std::function<bool()> reset_;
   const std::function<void()> changed_;
-  std::atomic<bool> removed_{false}, needs_reset_{false}, recovering_{false};
+  std::atomic<bool> removed_{false}, recovering_{false};
+  mutable std::atomic<bool> needs_reset_{false};
 };
 
 }  // namespace everport

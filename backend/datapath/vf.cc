@@ -3,15 +3,20 @@
 #include <fcntl.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_memory.h>
 #include <rte_vfio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
+#include "backend/datapath/eal.h"
+#include "backend/host/netlink.h"
 #include "backend/host/vf_settings.h"
 
 namespace everport {
@@ -29,6 +34,20 @@ absl::Status CheckNotBusy(const PciDevice& device) {
                                                     " names it); end that, or name another VF"));
 }
 
+// VFIO counts mappings, and EAL makes one for each page: ordinary ones are more than the kernel allows by default.
+absl::Status CheckMappings(const PciDevice& device) {
+  if (EalHasHugepages() || VfioGroupFile(device).empty()) return absl::OkStatus();
+  constexpr char kLimit[] = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+  const uint64_t pages = rte_eal_get_physmem_size() / static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  uint64_t limit = 65535;  // the kernel's own, should it not tell
+  std::ifstream(kLimit) >> limit;
+  if (pages < limit) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "vf ", device.address, ": everportd's memory is in ", pages, " ordinary pages, and VFIO maps no more than ",
+      limit, "; reserve hugepages (echo 512 > /proc/sys/vm/nr_hugepages) and restart everportd, or: echo ", 2 * pages,
+      " > ", kLimit));
+}
+
 // What the PF has for this VF, if the PF is a network device here and tells.
 bool PfGaveAnother(const PciDevice& device, const Mac& mac, bool& trusted) {
   trusted = false;
@@ -37,6 +56,13 @@ bool PfGaveAnother(const PciDevice& device, const Mac& mac, bool& trusted) {
   if (!settings.ok() || settings->mac == Mac{}) return false;
   trusted = settings->trusted;
   return settings->mac != mac;
+}
+
+// A PF that is set down resets its VFs, and not every driver of a VF notices: the link is all that it sees.
+bool PfIsDown(const std::string& pf_interface) {
+  if (pf_interface.empty()) return false;
+  const auto link = netlink::GetLinkState(pf_interface);
+  return link.ok() && !link->up;
 }
 
 // Drivers may say that an address was set when the PF has refused it: the PF's word counts where it can be had.
@@ -74,6 +100,11 @@ absl::StatusOr<PciDevice> PrepareVfDevice(const UplinkConfig& config) {
   auto device = PrepareVf("", config.device, config.bind, RealKernel());
   if (!device.ok())
     return absl::Status(device.status().code(), absl::StrCat(object, ": ", std::string(device.status().message())));
+  if (PfIsDown(device->pf_interface)) {
+    return absl::FailedPreconditionError(absl::StrCat(object, ": its PF ", device->pf_interface,
+                                                      " is down; run: ip link set ", device->pf_interface, " up"));
+  }
+  if (absl::Status status = CheckMappings(*device); !status.ok()) return status;
   if (absl::Status status = CheckNotBusy(*device); !status.ok()) return status;
   // EAL looks for VFIO when it starts: the module may have come later.
   if (!VfioGroupFile(*device).empty() && rte_vfio_is_enabled("vfio_pci") == 0 && rte_vfio_enable("vfio") != 0) {
@@ -95,6 +126,7 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> OpenVfEndpoint(const PortConfig&
                                         .descriptors = kVfDescriptors,
                                         .offloads = true,
                                         .edge_wakes = true,
+                                        .reset = [pf = device.pf_interface] { return PfIsDown(pf); },
                                         .changed = std::move(changed)});
   if (!endpoint.ok()) return endpoint;
   if (absl::Status status = ReceiveFor(device, (*endpoint)->ethdev_id(), port.mac); !status.ok()) return status;

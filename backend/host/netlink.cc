@@ -83,7 +83,8 @@ std::optional<Link> ParseLink(const nlmsghdr& message) {
   const auto attributes = LinkAttributes(message);
   const Attribute* name = Find(attributes, IFLA_IFNAME);
   if (!name) return std::nullopt;
-  return Link{std::string(name->text()), static_cast<unsigned>(link->ifi_index), (link->ifi_flags & IFF_RUNNING) != 0};
+  return Link{std::string(name->text()), static_cast<unsigned>(link->ifi_index), (link->ifi_flags & IFF_RUNNING) != 0,
+              (link->ifi_flags & IFF_UP) != 0};
 }
 
 absl::StatusOr<Link> GetLinkState(const std::string& interface) {

@@ -29,6 +29,7 @@ struct Link {
   std::string name;
   unsigned index = 0;
   bool running = false;  // it is up and has a carrier
+  bool up = false;       // it has been set up
 };
 // Of a RTM_NEWLINK or RTM_DELLINK about the device itself (a bridge tells of its ports by such messages, too).
 std::optional<Link> ParseLink(const nlmsghdr& message);

@@ -1,7 +1,7 @@
 """everport-uplink-probe: one uplink by itself, and the time of everything it says.
 
     with UplinkProbe("vf", vf.address, vf.mac) as probe:
-        probe.wait("trouble none")
+        probe.wait("trouble well")
 """
 
 import os
@@ -14,7 +14,7 @@ from .everport import BIN
 
 
 class UplinkProbe:
-    """Lines are (milliseconds on time.monotonic, text)."""
+    """Lines are (1000 * time.monotonic() when it was said, text)."""
 
     def __init__(self, kind, device, mac, *options, name="probe"):
         self.log_path = pathlib.Path(os.environ.get("LAB_RESULTS", "/tmp")) / f"{name}.log"
@@ -59,10 +59,9 @@ class UplinkProbe:
         data = self._process.stdout.read()
         if data == b"":
             raise RuntimeError(f"the probe has ended: {self.lines}; {self.log_path.read_text()[-2000:]}")
-        now = time.monotonic() * 1000
         self._rest += data
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
-            text = line.decode().split(" ", 1)[1]
-            print(f"{now:.0f} {line.decode()}", file=self._log)
-            self.lines.append((now, text))
+            at, text = line.decode().split(" ", 1)
+            print(line.decode(), file=self._log)
+            self.lines.append((float(at), text))

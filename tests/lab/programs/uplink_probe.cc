@@ -1,14 +1,14 @@
 // One uplink without a daemon around it: opens it, tells what it says of itself, closes and opens it anew when it must
 // be. For lab tests that want to know when a device says something, and what that costs.
 // usage: everport-uplink-probe KIND DEVICE MAC [bind] [ordinary]     ends when stdin does
-// stdout: one event a line, "MILLISECONDS since the start, EVENT, details":
-//   12.3 eal            EAL is up
-//   240.1 opened        opening took 200.5 ms of it
-//   240.2 trouble none  and so on, when it changes
-//   300.0 closed 30.1   the trouble was such that it was closed; that took 30.1 ms
-//   400.0 failed TEXT   it cannot be opened: said when the text is another
+// stdout: one event a line, with the milliseconds of CLOCK_MONOTONIC in front:
+//   5012.3 eal 150.1      EAL is up; milliseconds that it took
+//   5240.1 opened 200.5 ms, …
+//   5240.2 trouble well   and so on, when it changes
+//   5300.0 closed 30.1    the trouble was such that it was closed; milliseconds that it took
+//   5400.0 failed TEXT    it cannot be opened: said when the text is another
 #include <poll.h>
-#include <rte_ethdev.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -31,14 +31,17 @@ namespace {
 
 class Probe {
  public:
-  Probe(PortConfig port, absl::Time start) : port_(std::move(port)), start_(start) {}
+  explicit Probe(PortConfig port) : port_(std::move(port)) {}
 
   void Step() {
     if (!uplink_ && absl::Now() >= retry_at_) Open();
     if (uplink_) Look();
   }
   void Say(const std::string& text) const {
-    std::printf("%.1f %s\n", absl::ToDoubleMilliseconds(absl::Now() - start_), text.c_str());
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    std::printf("%.1f %s\n", static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6,
+                text.c_str());
     std::fflush(stdout);
   }
 
@@ -70,7 +73,6 @@ class Probe {
   }
 
   const PortConfig port_;
-  const absl::Time start_;
   Mempools mempools_;
   std::unique_ptr<Uplink> uplink_;
   absl::Time retry_at_ = absl::InfinitePast();
@@ -97,8 +99,8 @@ int Run(std::vector<std::string> args) {
     std::cerr << status << "\n";
     return 1;
   }
-  Probe probe(port, start);
-  probe.Say("eal");
+  Probe probe(port);
+  probe.Say(absl::StrCat("eal ", absl::ToDoubleMilliseconds(absl::Now() - start)));
   pollfd end{STDIN_FILENO, POLLIN, 0};
   while (poll(&end, 1, 1) == 0) probe.Step();
   return 0;

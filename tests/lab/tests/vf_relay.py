@@ -1,4 +1,4 @@
-# lab: timeout=170
+# lab: timeout=300
 """A VF as a port's uplink: opened and given the port's MAC, its troubles seen, let go when the kernel wants it back; and
 what is said when it cannot be had."""
 
@@ -16,7 +16,7 @@ from lab.lib.sriov import Pf
 from lab.lib.testpmd import Testpmd
 from lab.lib.uplink_probe import UplinkProbe
 
-RELEASE_MS = 1000  # from the write to sriov_numvfs to its return; TCG on a busy host
+RELEASE_MS = 2000  # from the request to the device closed; 350 when the host is idle: this is TCG
 
 
 @contextlib.contextmanager
@@ -50,6 +50,10 @@ def vf_uplink(vf, **keys):
     return {"kind": "vf", "device": getattr(vf, "address", vf), **keys}
 
 
+def milliseconds():
+    return time.monotonic() * 1000
+
+
 TAP = {"kind": "tap", "device": "ep-spare"}
 
 
@@ -60,32 +64,36 @@ def test_link_pf_and_removal_are_seen():
         with UplinkProbe("vf", vf.address, vf.mac, "bind") as probe:
             print(probe.wait("opened")[1])
             assert vf.driver == "vfio-pci"
-            probe.wait("trouble none")
+            probe.wait("trouble well")
 
             set_link("nic0", False)
             probe.wait("trouble link down")
             set_link("nic0", True)
-            probe.wait("trouble none")
+            probe.wait("trouble well")
 
-            start = time.monotonic()
+            # A PF that is set down resets its VFs: this one is opened anew when it is back.
+            start = milliseconds()
             pf.set_up(False)
-            told, text = probe.wait("trouble ")
-            print(f"PF down: {text!r} after {told - start * 1000:.0f} ms")
+            told, text = probe.wait("trouble device needs a reset")
+            print(f"PF down: {text!r} after {told - start:.0f} ms")
+            assert f"its PF {pf.interface} is down; run: ip link set {pf.interface} up" in probe.wait("failed")[1]
             pf.set_up(True)
-            probe.wait("trouble none")
+            probe.wait("opened")
+            probe.wait("trouble well")
 
-            start = time.monotonic()
+            start = milliseconds()
             (pf.path / "sriov_numvfs").write_text("0")
-            took = (time.monotonic() - start) * 1000
+            returned = milliseconds()
             told, _ = probe.wait("trouble device removed")
             closed, text = probe.wait("closed")
-            print(f"VF removed: told after {told - start * 1000:.0f} ms, {text} ms, the kernel had it back after {took:.0f} ms")
-            assert took < RELEASE_MS
+            print(f"VF removed: told after {told - start:.0f} ms, {text} ms, the write returned after {returned - start:.0f} ms")
+            assert closed - told < RELEASE_MS
+            assert returned > closed  # the kernel has waited for it, and got it
             probe.wait("failed vf")
 
             pf.make_vfs(2)
             probe.wait("opened")
-            probe.wait("trouble none")
+            probe.wait("trouble well")
 
 
 def test_daemon_opens_it_and_gives_it_back():
@@ -128,6 +136,8 @@ def test_what_is_in_the_way_is_said():
             refused = add(instance, "vm4", pf, None)
             assert f"PCI device {pf.address} is not a VF" in refused, refused
 
+            instance.ctl("port", "remove", "vm2")
+
             # Not the MAC that the PF's owner has given it; once it is, it works.
             mac = "52:54:00:1a:bf:77"
             refused = add(instance, "vm5", other, mac)
@@ -166,7 +176,7 @@ def test_virtio_user_needs_vhost_net_and_makes_a_tap():
         with everport(("vm1", [{"kind": "virtio-user", "device": "ep-vu", "bridge": "br-vu"}], None)) as instance:
             wait_open(instance)
             assert pathlib.Path("/sys/class/net/ep-vu/master").resolve().name == "br-vu"
-            instance.ctl("port", "remove", "vm1")
+            instance.reload()
             wait_until(lambda: not pathlib.Path("/sys/class/net/ep-vu").exists(), 10, "the tap goes with its port")
     finally:
         subprocess.run(["ip", "link", "del", "br-vu"], check=True)

@@ -5,6 +5,7 @@
 
 #include "backend/base/unique_fd.h"
 #include "backend/datapath/offload.h"
+#include "failover/health_monitor.h"
 
 struct rte_mbuf;
 
@@ -27,11 +28,16 @@ class Endpoint {
 
   // Up to n frames that have arrived. The caller owns them afterwards.
   virtual uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
-  // Takes all n frames away from the caller. Returns how many were accepted; the others have been freed.
+  // Takes the first frames away from the caller and returns how many: the others are still the caller's, who may try
+  // again later, in order.
   virtual uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
 
-  // The device has gone and will not come back under this endpoint. Any thread.
-  virtual bool failed() const { return false; }
+  // What the device's driver tells of it now; at most a register read. Any thread.
+  virtual Trouble trouble() const { return Trouble::kNone; }
+  // Frames that Transmit took but the device will never send: too long, or the kernel does not want them. Any thread.
+  virtual uint64_t refused() const { return 0; }
+  // Whether a device that takes no frames for long counts as stalled. A guest that does not read is not at fault.
+  virtual bool can_stall() const { return true; }
 
   // Before the poller sleeps: asks to be woken when frames arrive. The poller polls once more afterwards.
   virtual void ArmWake() = 0;

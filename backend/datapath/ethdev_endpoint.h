@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -38,6 +39,7 @@ class EthdevEndpoint : public Endpoint {
   void DisarmWake() override;
   std::vector<WakeFd> WakeFds(bool& complete) override;
   uint32_t wake_generation() const override { return 0; }
+  uint64_t refused() const override { return refused_.load(std::memory_order_relaxed); }
 
   uint16_t ethdev_id() const { return ethdev_id_; }
   int numa_node() const { return numa_node_; }
@@ -58,6 +60,7 @@ class EthdevEndpoint : public Endpoint {
   bool rx_interrupts_ = false;
   int numa_node_ = -1;
   OffloadCaps caps_{};
+  std::atomic<uint64_t> refused_{0};
 };
 
 }  // namespace everport

@@ -143,6 +143,27 @@ std::string DescribeUplink(const UplinkConfig& uplink) {
   return absl::StrCat(std::string(UplinkKindName(uplink.kind)), " ", uplink.device);
 }
 
+bool OpensQuickly(UplinkKind kind) {
+  return kind == UplinkKind::kTap || kind == UplinkKind::kPort;
+}
+
+bool NeedsPolling(UplinkKind kind) {
+  switch (kind) {
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+    case UplinkKind::kVhostVdpa:
+    case UplinkKind::kVdev:
+      return true;
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+    case UplinkKind::kVirtioUser:
+    case UplinkKind::kPort:
+      return false;
+  }
+  return false;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const FindGuest& peers) {
   auto uplink = config.kind == UplinkKind::kPort  ? OpenWire(port, config, node, mempools, peers)

@@ -1,5 +1,6 @@
 #include "backend/api/http_server.h"
 
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <boost/system/error_code.hpp>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <optional>
 #include <set>
 #include <utility>
@@ -51,6 +53,19 @@ Reply MakeReply(ApiResponse&& response, unsigned version, bool keep_alive) {
 
 std::string Errno() {
   return std::strerror(errno);
+}
+
+// Who is at the other end of a socket: "everportd (pid 123)".
+std::string Listener(int socket, bool connected) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (!connected || ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+    return "another daemon";
+  }
+  std::string name = "a process";
+  std::ifstream comm(absl::StrCat("/proc/", peer.pid, "/comm"));
+  std::getline(comm, name);
+  return absl::StrCat(name.empty() ? "a process" : name, " (pid ", peer.pid, ")");
 }
 
 }  // namespace
@@ -311,7 +326,9 @@ absl::Status ApiServer::Acceptor::MakeWay(const std::string& path) {
         "API socket ", path, ": the stale file cannot be removed: ", Errno(), "; remove it, or run as its owner"));
   }
   return absl::AlreadyExistsError(absl::StrCat(
-      "API socket ", path, ": another daemon listens there; stop it, or give this one its own [daemon].run_dir"));
+      "API socket ", path, ": ", Listener(probe.native_handle(), !error),
+      " listens there, and a run_dir serves one daemon; stop it, or give this one a run_dir (and a keeper) "
+      "of its own"));
 }
 
 absl::Status ApiServer::Acceptor::Bind(const std::string& path) {

@@ -133,28 +133,31 @@ Fault CheckMac(PortConfig& port) {
   return std::nullopt;
 }
 
-Fault CheckLimits(const PortConfig& port) {
-  if (port.queue_pairs < kQueuePairs.min || port.queue_pairs > kQueuePairs.max) {
-    return Breach("queue_pairs", RangeFault(absl::StrCat(port.queue_pairs), kQueuePairs.min, kQueuePairs.max));
-  }
-  if (port.mtu < kMtu.min || port.mtu > kMtu.max) {
-    return Breach("mtu", RangeFault(absl::StrCat(port.mtu), kMtu.min, kMtu.max));
-  }
-  const auto contract = FindContract(port.contract);
-  if (!contract.ok()) {
-    std::string names;
-    for (const std::string& name : ContractNames()) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
-    return Breach("contract", absl::StrCat(Quote(port.contract), " is not a feature contract; use one of ", names));
-  }
-  if (port.queue_pairs > contract->max_queue_pairs) {
-    return Breach("queue_pairs", absl::StrCat(port.queue_pairs, " is more than contract ", contract->name,
-                                              " has; use at most ", contract->max_queue_pairs, " or another contract"));
-  }
-  if (port.mtu > contract->max_mtu) {
-    return Breach("mtu", absl::StrCat(port.mtu, " is more than contract ", contract->name, " has; use at most ",
-                                      contract->max_mtu, " or another contract"));
-  }
-  return std::nullopt;
+Fault CheckContract(const PortConfig& port) {
+  if (FindContract(port.contract).ok()) return std::nullopt;
+  std::string names;
+  for (const std::string& name : ContractNames()) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+  return Breach("contract", absl::StrCat(Quote(port.contract), " is not a feature contract; use one of ", names));
+}
+
+// A number that has a range of its own, and a most by contract (where that is known).
+Fault CheckLimit(absl::string_view key, uint16_t value, Range<uint16_t> range, const FeatureContract* contract,
+                 unsigned most) {
+  if (value < range.min || value > range.max) return Breach(key, RangeFault(absl::StrCat(value), range.min, range.max));
+  if (!contract || value <= most) return std::nullopt;
+  return Breach(key, absl::StrCat(value, " is more than contract ", contract->name, " has; use at most ", most,
+                                  " or another contract"));
+}
+
+Fault CheckName(const PortConfig& port) {
+  if (port.name.empty()) return Breach("name", absl::StrCat("no name is given; ", kNameMend));
+  if (ValidName(port.name)) return std::nullopt;
+  return Breach("name", absl::StrCat(Quote(port.name), " is not a port name; ", kNameMend));
+}
+
+Fault CheckSocket(const PortConfig& port) {
+  std::string fault = SocketPathFault(port.socket);
+  return fault.empty() ? Fault() : Breach("socket", std::move(fault));
 }
 
 }  // namespace
@@ -187,25 +190,31 @@ std::string RangeFault(absl::string_view value, int64_t min, int64_t max) {
   return absl::StrCat(value, " is out of range; use ", min, " to ", max);
 }
 
-std::optional<Problem> FindProblem(PortConfig& port) {
-  if (port.name.empty()) return Breach("name", absl::StrCat("no name is given; ", kNameMend));
-  if (!ValidName(port.name)) return Breach("name", absl::StrCat(Quote(port.name), " is not a port name; ", kNameMend));
-  if (std::string fault = SocketPathFault(port.socket); !fault.empty()) return Breach("socket", std::move(fault));
-  if (Fault fault = CheckMac(port)) return fault;
-  if (Fault fault = CheckLimits(port)) return fault;
-  if (port.uplinks.empty()) return Breach("uplink", "there is none; add at least one [[port.uplink]]");
-  for (size_t i = 0; i < port.uplinks.size(); ++i) {
-    if (Fault fault = CheckUplink(port, i)) return fault;
-  }
-  return std::nullopt;
+std::vector<Problem> FindProblems(PortConfig& port) {
+  std::vector<Problem> problems;
+  const auto note = [&](Fault fault) {
+    if (fault) problems.push_back(*std::move(fault));
+  };
+  const auto contract = FindContract(port.contract);
+  note(CheckName(port));
+  note(CheckSocket(port));
+  note(CheckMac(port));
+  note(CheckContract(port));
+  const FeatureContract* known = contract.ok() ? &*contract : nullptr;
+  note(CheckLimit("queue_pairs", port.queue_pairs, kQueuePairs, known, known ? known->max_queue_pairs : 0));
+  note(CheckLimit("mtu", port.mtu, kMtu, known, known ? known->max_mtu : 0));
+  if (port.uplinks.empty()) note(Breach("uplink", "there is none; add at least one [[port.uplink]]"));
+  for (size_t i = 0; i < port.uplinks.size(); ++i) note(CheckUplink(port, i));
+  return problems;
 }
 
 }  // namespace config
 
 absl::Status CheckPort(PortConfig& port, const std::string& what) {
-  const auto problem = config::FindProblem(port);
-  if (!problem) return absl::OkStatus();
-  return absl::Status(problem->code, absl::StrCat(what, ": ", problem->key, ": ", problem->text));
+  const auto problems = config::FindProblems(port);
+  if (problems.empty()) return absl::OkStatus();
+  const config::Problem& first = problems.front();
+  return absl::Status(first.code, absl::StrCat(what, ": ", first.key, ": ", first.text));
 }
 
 }  // namespace everport

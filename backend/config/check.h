@@ -40,18 +40,20 @@ struct Problem {
   absl::StatusCode code = absl::StatusCode::kInvalidArgument;
 };
 
-// The first rule that `port` breaks by itself. Fills in what may be left out, and writes the MAC in lower case.
-std::optional<Problem> FindProblem(PortConfig& port);
+// The rules that `port` breaks by itself, at most one for each key. Fills in what may be left out, and writes the MAC
+// in lower case.
+std::vector<Problem> FindProblems(PortConfig& port);
 
-// The first rule that ports break together; `port` is the index of the one at fault.
+// The rules that ports break together; `port` is the index of the one at fault. Wires are looked at only when every
+// port has a name of its own.
 // refer(i, key) words a reference to another port's key: "port[0] (line 3)".
 struct SetProblem {
   size_t port;
   Problem problem;
 };
 using Refer = std::function<std::string(size_t port, absl::string_view key)>;
-std::optional<SetProblem> FindSetProblem(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer,
-                                         const Refer& refer);
+std::vector<SetProblem> FindSetProblems(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer,
+                                        const Refer& refer);
 
 // "vm 1" in quotes, with what is not printable escaped and long texts cut.
 std::string Quote(absl::string_view text);

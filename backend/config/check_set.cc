@@ -10,7 +10,7 @@ namespace everport {
 namespace config {
 namespace {
 
-using Fault = std::optional<SetProblem>;
+using Faults = std::vector<SetProblem>;
 
 SetProblem Breach(size_t port, absl::string_view key, std::string text) {
   return {port, Problem{std::string(key), std::move(text)}};
@@ -33,31 +33,33 @@ class Taken {
   std::unordered_map<std::string, Place> seen_;
 };
 
-Fault FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& refer) {
+Faults FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& refer) {
+  Faults faults;
   Taken names, sockets, macs;
   for (size_t i = 0; i < ports.size(); ++i) {
     const PortConfig& port = ports[i];
     if (const auto* first = names.Claim(port.name, i, "name")) {
-      return Breach(i, "name",
-                    absl::StrCat(Quote(port.name), " is already the name of ", refer(first->port, "name"),
-                                 "; give one of them another"));
+      faults.push_back(Breach(i, "name",
+                              absl::StrCat(Quote(port.name), " is already the name of ", refer(first->port, "name"),
+                                           "; give one of them another")));
+      continue;  // a port that was copied: one fault is enough
     }
     const std::string path = std::filesystem::path(port.socket).lexically_normal().string();
     if (const auto* first = sockets.Claim(path, i, "socket")) {
-      return Breach(i, "socket",
-                    absl::StrCat(Quote(port.socket), " is already the socket of ", refer(first->port, "socket"),
-                                 "; a socket serves one port: change one"));
+      faults.push_back(Breach(i, "socket",
+                              absl::StrCat(Quote(port.socket), " is already the socket of ",
+                                           refer(first->port, "socket"), "; a socket serves one port: change one")));
     }
     // Equal addresses that were written down are the operator's choice (ports on separate networks); two names that
     // hash to one address are an accident.
     const auto* first = macs.Claim(port.mac, i, "mac");
     if (first && (port.mac == DefaultMac(port.name) || port.mac == DefaultMac(ports[first->port].name))) {
-      return Breach(i, "mac",
-                    absl::StrCat("the address ", port.mac, ", made from the name, is also that of ",
-                                 refer(first->port, "mac"), "; give one of them a mac of its own"));
+      faults.push_back(Breach(i, "mac",
+                              absl::StrCat("the address ", port.mac, ", made from the name, is also that of ",
+                                           refer(first->port, "mac"), "; give one of them a mac of its own")));
     }
   }
-  return std::nullopt;
+  return faults;
 }
 
 // What an uplink takes for itself alone; empty for a wire.
@@ -91,7 +93,8 @@ bool MayShare(const std::vector<PortConfig>& ports, const Taken::Place& first, s
   });
 }
 
-Fault FindSharedDevice(const std::vector<PortConfig>& ports, const Refer& refer) {
+Faults FindSharedDevice(const std::vector<PortConfig>& ports, const Refer& refer) {
+  Faults faults;
   Taken devices;
   for (size_t i = 0; i < ports.size(); ++i) {
     for (size_t u = 0; u < ports[i].uplinks.size(); ++u) {
@@ -101,12 +104,12 @@ Fault FindSharedDevice(const std::vector<PortConfig>& ports, const Refer& refer)
       if (resource.empty()) continue;
       const auto* first = devices.Claim(resource, i, key);
       if (!first || MayShare(ports, *first, i, uplink)) continue;
-      return Breach(i, key,
-                    absl::StrCat(resource, " is already used by ", refer(first->port, first->key),
-                                 "; an uplink belongs to one port: name another device"));
+      faults.push_back(Breach(i, key,
+                              absl::StrCat(resource, " is already used by ", refer(first->port, first->key),
+                                           "; an uplink belongs to one port: name another device")));
     }
   }
-  return std::nullopt;
+  return faults;
 }
 
 bool WiredTo(const PortConfig& port, absl::string_view peer) {
@@ -115,7 +118,8 @@ bool WiredTo(const PortConfig& port, absl::string_view peer) {
   });
 }
 
-Fault FindOneSidedWire(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer, const Refer& refer) {
+Faults FindOneSidedWires(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer, const Refer& refer) {
+  Faults faults;
   std::unordered_map<std::string_view, size_t> by_name;
   for (size_t i = 0; i < ports.size(); ++i) by_name.emplace(ports[i].name, i);
   for (size_t i = 0; i < ports.size(); ++i) {
@@ -126,34 +130,40 @@ Fault FindOneSidedWire(const std::vector<PortConfig>& ports, UnknownPeer unknown
       const auto peer = by_name.find(uplink.device);
       if (peer == by_name.end()) {
         if (unknown_peer == UnknownPeer::kAllow) continue;
-        return Breach(i, key, absl::StrCat("there is no port ", Quote(uplink.device), "; declare it, or name another"));
+        faults.push_back(
+            Breach(i, key, absl::StrCat("there is no port ", Quote(uplink.device), "; declare it, or name another")));
+      } else if (!WiredTo(ports[peer->second], ports[i].name)) {
+        faults.push_back(
+            Breach(i, key,
+                   absl::StrCat("a wire has two ends, and ", refer(peer->second, "name"), " (", uplink.device,
+                                ") has no uplink of kind \"port\" back to \"", ports[i].name, "\"; add one there")));
       }
-      if (WiredTo(ports[peer->second], ports[i].name)) continue;
-      return Breach(i, key,
-                    absl::StrCat("a wire has two ends, and ", refer(peer->second, "name"), " (", uplink.device,
-                                 ") has no uplink of kind \"port\" back to \"", ports[i].name, "\"; add one there"));
     }
   }
-  return std::nullopt;
+  return faults;
 }
 
 }  // namespace
 
-std::optional<SetProblem> FindSetProblem(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer,
-                                         const Refer& refer) {
-  if (Fault fault = FindSharedIdentity(ports, refer)) return fault;
-  if (Fault fault = FindSharedDevice(ports, refer)) return fault;
-  return FindOneSidedWire(ports, unknown_peer, refer);
+std::vector<SetProblem> FindSetProblems(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer,
+                                        const Refer& refer) {
+  Faults faults = FindSharedIdentity(ports, refer);
+  const bool named =
+      std::none_of(faults.begin(), faults.end(), [](const SetProblem& fault) { return fault.problem.key == "name"; });
+  for (SetProblem& fault : FindSharedDevice(ports, refer)) faults.push_back(std::move(fault));
+  if (!named) return faults;
+  for (SetProblem& fault : FindOneSidedWires(ports, unknown_peer, refer)) faults.push_back(std::move(fault));
+  return faults;
 }
 
 }  // namespace config
 
 absl::Status CheckPorts(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer) {
   const auto refer = [&](size_t port, absl::string_view) { return absl::StrCat("port ", ports[port].name); };
-  const auto found = config::FindSetProblem(ports, unknown_peer, refer);
-  if (!found) return absl::OkStatus();
-  return absl::Status(found->problem.code, absl::StrCat("port ", ports[found->port].name, ": ", found->problem.key,
-                                                        ": ", found->problem.text));
+  const auto found = config::FindSetProblems(ports, unknown_peer, refer);
+  if (found.empty()) return absl::OkStatus();
+  const auto& [port, first] = found.front();
+  return absl::Status(first.code, absl::StrCat("port ", ports[port].name, ": ", first.key, ": ", first.text));
 }
 
 }  // namespace everport

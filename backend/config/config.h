@@ -56,8 +56,11 @@ struct Config {
 
 // Parses and checks TOML text. Every error names origin (a file name), line, key, cause and mend:
 //   everport.toml:14: port[1].uplink[0].kind: "tapp" is not an uplink kind; use one of vf, vdpa, …
+// The status has one such line for each fault (one that only follows from another is left out), in the file's order.
 absl::StatusOr<Config> ParseConfig(std::string_view toml, const std::string& origin);
 absl::StatusOr<Config> LoadConfig(const std::string& path);
+// What such a status says, in one line: the first fault, and how many there are besides.
+std::string FirstFault(const absl::Status& status);
 
 // Checks one port by itself and in place (fills in what may be left out); the same rules as in a file. what: "port vm1".
 absl::Status CheckPort(PortConfig& port, const std::string& what);

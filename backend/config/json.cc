@@ -43,9 +43,7 @@ absl::StatusOr<PortConfig> PortFromJson(std::string_view json) {
     if (config::ValidName(text)) source.set_origin(absl::StrCat("port ", text));
   }
   PortConfig port = config::ReadPort(config::Table(source, *object, ""));
-  if (const auto problem = source.ok() ? config::FindProblem(port) : std::nullopt) {
-    source.Fail(problem->key, problem->text, problem->code);
-  }
+  source.FailAll("", config::FindProblems(port));
   if (!source.ok()) return source.status();
   return port;
 }

@@ -89,10 +89,9 @@ void ReadPollers(const Table& table, std::vector<unsigned>& cpus) {
   if (list->empty()) return table.source().Fail(path, absl::StrCat("the list is empty; ", kMend));
   for (size_t i = 0; i < list->size(); ++i) {
     const auto cpu = ReadInteger(table.source(), (*list)[i], Join(path, i), kCpu.min, kCpu.max);
-    if (!cpu) return;
+    if (!cpu) continue;
     if (std::find(cpus.begin(), cpus.end(), *cpu) != cpus.end()) {
-      return table.source().Fail(Join(path, i),
-                                 absl::StrCat("CPU ", *cpu, " is listed twice; a poller has a CPU for itself"));
+      table.source().Fail(Join(path, i), absl::StrCat("CPU ", *cpu, " is listed twice; a poller has a CPU for itself"));
     }
     cpus.push_back(static_cast<unsigned>(*cpu));
   }
@@ -160,7 +159,7 @@ DaemonConfig ReadDaemon(const Table& table) {
 // The keeper listens on one more socket per port, whose path is made of run_dir and the port's name.
 void CheckKeeperSocket(Source& source, const DaemonConfig& daemon, const PortConfig& port, const std::string& path) {
   const size_t length = absl::StrCat(daemon.run_dir, "/keeper/", port.name, ".sock").size();
-  if (!daemon.keeper || length <= kMaxSocketPath) return;
+  if (!daemon.keeper || length <= kMaxSocketPath || source.Failed("daemon.run_dir")) return;
   source.Fail(Join(path, "name"),
               absl::StrCat("makes the path of its socket in run_dir ", length, " bytes long, more than ",
                            kMaxSocketPath, "; shorten the name or run_dir"));
@@ -168,23 +167,25 @@ void CheckKeeperSocket(Source& source, const DaemonConfig& daemon, const PortCon
 
 void ReadPorts(const Table& root, Config& config) {
   Source& source = root.source();
+  std::vector<std::string> paths;  // of config.ports, which are those without a fault of their own
+  size_t index = 0;
   for (const auto* object : root.TablesAt("port", "[[port]]")) {
-    const std::string path = Join("port", config.ports.size());
+    const std::string path = Join("port", index++);
+    if (!object) continue;
     PortConfig port = ReadPort(Table(source, *object, path));
-    if (const auto problem = source.ok() ? FindProblem(port) : std::nullopt) {
-      source.Fail(absl::StrCat(path, ".", problem->key), problem->text, problem->code);
-    }
+    source.FailAll(path, FindProblems(port));
     CheckKeeperSocket(source, config.daemon, port, path);
-    if (!source.ok()) return;
+    if (source.Failed(path)) continue;
     config.ports.push_back(std::move(port));
+    paths.push_back(path);
   }
   const auto refer = [&](size_t port, absl::string_view key) {
-    const std::string path = Join("port", port);
-    return absl::StrCat(path, " (line ", source.LineOf(absl::StrCat(path, ".", key)), ")");
+    return absl::StrCat(paths[port], " (line ", source.LineOf(absl::StrCat(paths[port], ".", key)), ")");
   };
-  if (const auto found = FindSetProblem(config.ports, UnknownPeer::kRefuse, refer)) {
-    source.Fail(absl::StrCat(Join("port", found->port), ".", found->problem.key), found->problem.text,
-                found->problem.code);
+  // A wire's other end may be a port with a fault.
+  const auto unknown_peer = paths.size() == index ? UnknownPeer::kRefuse : UnknownPeer::kAllow;
+  for (const auto& [port, problem] : FindSetProblems(config.ports, unknown_peer, refer)) {
+    source.Fail(absl::StrCat(paths[port], ".", problem.key), problem.text, problem.code);
   }
 }
 
@@ -228,15 +229,21 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& ori
   } catch (const toml::parse_error& error) {
     return config::SyntaxError(origin, error.source().begin.line, config::View(error.description()));
   }
-  if (!source.ok()) return source.status();
   const config::Table root(source, tree.as_object(), "");
   root.AllowOnly({"daemon", "port"});
   Config result;
   const boost::json::object* daemon = root.TableAt("daemon");
   result.daemon = config::ReadDaemon(config::Table(source, daemon ? *daemon : boost::json::object(), "daemon"));
-  if (source.ok()) config::ReadPorts(root, result);
-  if (!source.ok()) return source.status();
+  config::ReadPorts(root, result);
+  if (!source.ok()) return source.all();
   return result;
+}
+
+std::string FirstFault(const absl::Status& status) {
+  const absl::string_view text = status.message();
+  const auto more = std::count(text.begin(), text.end(), '\n');
+  return absl::StrCat(text.substr(0, text.find('\n')),
+                      more > 0 ? absl::StrCat(" (and ", more, " more: everportd --check lists all)") : "");
 }
 
 absl::StatusOr<Config> LoadConfig(const std::string& path) {

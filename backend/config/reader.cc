@@ -55,13 +55,51 @@ unsigned Source::LineOf(absl::string_view path) const {
 }
 
 void Source::Fail(absl::string_view path, absl::string_view text, absl::StatusCode code) {
-  if (!status_.ok()) return;
+  if (Failed(path)) return;
+  failed_.insert(std::string(path));
+  const unsigned line = LineOf(path);
   std::string message = origin_;
-  if (const unsigned line = LineOf(path)) absl::StrAppend(&message, ":", line);
+  if (line > 0) absl::StrAppend(&message, ":", line);
   for (const absl::string_view part : {path, text}) {
     if (!part.empty()) absl::StrAppend(&message, message.empty() ? "" : ": ", part);
   }
-  status_ = absl::Status(code, message);
+  faults_.push_back({line, absl::Status(code, message)});
+}
+
+void Source::FailAll(absl::string_view path, const std::vector<Problem>& problems) {
+  for (const Problem& problem : problems) {
+    const std::string full = path.empty() ? problem.key : absl::StrCat(path, ".", problem.key);
+    const size_t table = full.rfind("].");
+    if (table != full.npos && Failed(absl::StrCat(full.substr(0, table), "].kind"))) continue;
+    Fail(full, problem.text, problem.code);
+  }
+}
+
+bool Source::Failed(absl::string_view path) const {
+  const auto it = failed_.lower_bound(std::string(path));
+  if (it == failed_.end()) return false;
+  if (path.empty() || *it == path) return true;
+  return failed_.lower_bound(absl::StrCat(path, ".")) != failed_.lower_bound(absl::StrCat(path, "/")) ||
+         failed_.lower_bound(absl::StrCat(path, "[")) != failed_.lower_bound(absl::StrCat(path, "\\"));
+}
+
+absl::Status Source::status() const {
+  return ok() ? absl::OkStatus() : faults_.front().status;
+}
+
+absl::Status Source::all() const {
+  if (ok()) return absl::OkStatus();
+  std::vector<const Fault*> sorted;
+  for (const Fault& fault : faults_) sorted.push_back(&fault);
+  std::stable_sort(sorted.begin(), sorted.end(), [](const Fault* a, const Fault* b) { return a->line < b->line; });
+  constexpr size_t kMost = 50;
+  const size_t shown = std::min(sorted.size(), kMost);
+  std::string text =
+      absl::StrJoin(sorted.begin(), sorted.begin() + static_cast<ptrdiff_t>(shown), "\n",
+                    [](std::string* out, const Fault* fault) { absl::StrAppend(out, fault->status.message()); });
+  if (sorted.size() > shown)
+    absl::StrAppend(&text, "\n", origin_, ": ", sorted.size() - shown, " more; mend these first");
+  return absl::Status(sorted.front()->status.code(), text);
 }
 
 void Table::AllowOnly(absl::Span<const absl::string_view> known) const {
@@ -69,6 +107,7 @@ void Table::AllowOnly(absl::Span<const absl::string_view> known) const {
     const absl::string_view key(entry.key().data(), entry.key().size());
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
     const absl::string_view near = Nearest(key, known);
+    if (!near.empty() && !Has(near)) source_.Excuse(PathOf(near));  // it is there, but for the slip of the pen
     source_.Fail(PathOf(key), near.empty() ? absl::StrCat("unknown key; known here are ", absl::StrJoin(known, ", "))
                                            : absl::StrCat("unknown key; did you mean ", near, "?"));
   }
@@ -122,6 +161,7 @@ std::vector<const boost::json::object*> Table::TablesAt(absl::string_view key, a
     } else {
       source_.Fail(Join(PathOf(key), i),
                    absl::StrCat("is ", Describe((*list)[i]), " where a table is wanted; write ", toml));
+      tables.push_back(nullptr);
     }
   }
   return tables;
@@ -195,7 +235,8 @@ PortConfig ReadPort(const Table& table) {
   table.Read("failback_delay_ms", port.failback_delay_ms, kFailbackDelayMs);
   size_t index = 0;
   for (const auto* uplink : table.TablesAt("uplink", "[[port.uplink]]")) {
-    port.uplinks.push_back(ReadUplink(Table(table.source(), *uplink, Join(table.PathOf("uplink"), index++))));
+    const std::string path = Join(table.PathOf("uplink"), index++);
+    port.uplinks.push_back(uplink ? ReadUplink(Table(table.source(), *uplink, path)) : UplinkConfig{});
   }
   return port;
 }

@@ -5,6 +5,7 @@
 
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -22,8 +23,8 @@ namespace everport::config {
 std::string Join(absl::string_view path, absl::string_view key);
 std::string Join(absl::string_view path, size_t index);
 
-// Where a document came from, and the first thing found wrong with it. Later faults are not kept: one fault often
-// causes others.
+// Where a document came from, and what was found wrong with it. One fault often causes others, so a key has one fault
+// at most, and what is said of a table when one of its keys is at fault is dropped.
 class Source {
  public:
   // origin: what errors begin with, a file name or "port vm1"; empty: nothing.
@@ -36,13 +37,28 @@ class Source {
 
   // text: "cause; mend".
   void Fail(absl::string_view path, absl::string_view text, absl::StatusCode code = absl::StatusCode::kInvalidArgument);
-  bool ok() const { return status_.ok(); }
-  const absl::Status& status() const { return status_; }
+  // Those of a port at `path`, but for what follows from an uplink's unknown kind.
+  void FailAll(absl::string_view path, const std::vector<Problem>& problems);
+  // Whatever else is said of this path follows from a fault that is known already.
+  void Excuse(std::string path) { failed_.insert(std::move(path)); }
+  bool ok() const { return faults_.empty(); }
+  // Whether this path or one below it has a fault.
+  bool Failed(absl::string_view path) const;
+  // The first fault alone, "origin:line: path: text".
+  absl::Status status() const;
+  // All of them by line, one a line, with the first one's code.
+  absl::Status all() const;
 
  private:
+  struct Fault {
+    unsigned line;
+    absl::Status status;
+  };
+
   std::string origin_;
   std::unordered_map<std::string, unsigned> lines_;
-  absl::Status status_;
+  std::set<std::string> failed_;
+  std::vector<Fault> faults_;
 };
 
 // One table of the document. A key that is not there leaves the default; any fault goes to the Source.
@@ -63,7 +79,8 @@ class Table {
   bool Has(absl::string_view key) const { return Find(key) != nullptr; }
   // nullptr if the key is not there, or (with a fault noted) is of another type.
   const boost::json::object* TableAt(absl::string_view key) const;
-  // The tables of an array of tables; toml: how it is written in a file ("[[port]]").
+  // The tables of an array of tables, nullptr for what is none (with a fault noted); toml: how it is written in a file
+  // ("[[port]]").
   std::vector<const boost::json::object*> TablesAt(absl::string_view key, absl::string_view toml) const;
   const boost::json::value* Find(absl::string_view key) const { return object_.if_contains({key.data(), key.size()}); }
 

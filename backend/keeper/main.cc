@@ -12,13 +12,13 @@
 
 #include "backend/base/log.h"
 #include "backend/config/config.h"
+#include "backend/config/preflight.h"
 #include "backend/keeper/keeper.h"
 
 namespace everport {
 namespace {
 
 constexpr int kUsage = 2;
-constexpr int kConfigRefused = 78;  // EX_CONFIG: systemd need not try again
 
 // A session holds up to 8 memory descriptors and 3 a ring, and as many again during a replay.
 void RaiseDescriptorLimit() {
@@ -41,8 +41,9 @@ int Run(const Config& config) {
     spdlog::critical("keeper: {}", std::string(status.message()));
     return 1;
   }
-  spdlog::info("keeper: ready, {} ports, {}/keeper.sock", keeper.ports(), config.daemon.run_dir);
-  ::sd_notifyf(0, "READY=1\nSTATUS=%zu ports from the configuration", keeper.ports());
+  spdlog::info("keeper: ready, {} port{}, {}/keeper.sock", keeper.ports(), keeper.ports() == 1 ? "" : "s",
+               config.daemon.run_dir);
+  ::sd_notifyf(0, "READY=1\nSTATUS=%zu port%s from the configuration", keeper.ports(), keeper.ports() == 1 ? "" : "s");
   io.run();
   ::sd_notify(0, "STOPPING=1");
   return 0;
@@ -54,8 +55,10 @@ int Main(int argc, char** argv) {
       "behind them without the guests noticing. Serves RUN_DIR/keeper/PORT.sock and RUN_DIR/keeper.sock.",
       "everport-keeper"};
   std::string file, level;
+  bool check = false;
   app.add_option("--config", file, "Configuration (TOML), the same file as everportd's")->required()->type_name("FILE");
   app.add_option("--log-level", level, "trace, debug, info, warning, error or critical; default: the file's, or info");
+  app.add_flag("--check", check, "Check the configuration, and whether this host has its folders, and end");
   app.set_version_flag("--version", "everport-keeper " EVERPORT_VERSION);
   app.footer("SIGTERM and SIGINT end it, and with it the guests' links: it need not be restarted with the daemon.");
   try {
@@ -71,10 +74,8 @@ int Main(int argc, char** argv) {
     return kUsage;
   }
   const absl::StatusOr<Config> config = LoadConfig(file);
-  if (!config.ok()) {
-    std::fprintf(stderr, "everport-keeper: %s\n", std::string(config.status().message()).c_str());
-    return kConfigRefused;
-  }
+  if (!config.ok()) return ReportRefused("everport-keeper", config.status());
+  if (check) return ReportPreflight("everport-keeper", file, *config, Preflight(*config, PreflightFor::kKeeper, {}));
   if (level.empty()) InitLogging("everport-keeper", config->daemon.log_level);
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGHUP, SIG_IGN);  // ports change through the daemons

@@ -6,19 +6,18 @@
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <cstdio>
 #include <iostream>
 #include <string>
 
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
 #include "backend/config/config.h"
+#include "backend/config/preflight.h"
 #include "backend/service/service.h"
+#include "numa/topology.h"
 
 namespace everport {
 namespace {
-
-constexpr int kExitConfig = 78;  // sysexits.h, EX_CONFIG: the unit does not restart after it
 
 struct Arguments {
   std::string config = "/etc/everport/everport.toml";
@@ -52,13 +51,10 @@ void WaitForSignal(boost::asio::signal_set& signals, boost::asio::io_context& io
 
 int Run(const Arguments& arguments, absl::Time started) {
   absl::StatusOr<Config> config = LoadConfig(arguments.config);
-  if (!config.ok()) {
-    std::fprintf(stderr, "everportd: %s\n", std::string(config.status().message()).c_str());
-    return kExitConfig;
-  }
+  if (!config.ok()) return ReportRefused("everportd", config.status());
   if (arguments.check) {
-    std::printf("%s: %zu ports, no errors\n", arguments.config.c_str(), config->ports.size());
-    return 0;
+    return ReportPreflight("everportd", arguments.config, *config,
+                           Preflight(*config, PreflightFor::kDaemon, {"", AllowedCpus()}));
   }
   const std::string level = arguments.log_level.empty() ? config->daemon.log_level : arguments.log_level;
   InitLogging("everportd", level);
@@ -93,7 +89,8 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", arguments.log_level,
                  "trace, debug, info, warning, error or critical; instead of the file's")
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "critical"}));
-  app.add_flag("--check", arguments.check, "check the configuration file and exit");
+  app.add_flag("--check", arguments.check,
+               "check the configuration, and whether this host has what it names, and exit");
   app.set_version_flag("--version", "everportd " EVERPORT_VERSION);
   try {
     app.parse(argc, argv);

@@ -1,6 +1,7 @@
 #include "backend/service/service.h"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <chrono>
 #include <filesystem>
 
@@ -134,7 +135,11 @@ void Service::Connect(const std::string& name, Done done) {
     PeersChanged(name);
     return done(status);
   }
-  if (!keeper_ || !keeper_->connected()) return done(absl::OkStatus());  // with the keeper's return
+  if (!keeper_ || !keeper_->connected()) {  // its session comes with the keeper's return
+    port->OnSession({name, SessionState::kWaiting, "keeper not connected"});
+    port->Reconcile();
+    return done(absl::OkStatus());
+  }
   ++attaching_;
   environment_->hold = true;
   // The port may be removed, or one of its name made anew, before the answer comes.
@@ -281,7 +286,8 @@ void Service::AddPort(PortConfig port, Done done) {
       Drop(name);
       (void)SaveApiPorts();  // it could be saved a moment ago; an old entry is reported at the next start
     }
-    done(status);
+    // Not before its uplinks have been tried, so that the answer tells whether one works.
+    boost::asio::post(io_, [done, status] { done(status); });
   });
 }
 
@@ -333,22 +339,25 @@ void Service::SwitchPath(const std::string& name, int, Done done) {
 
 void Service::Reload() {
   absl::StatusOr<Config> next = LoadConfig(config_path_);
-  if (!next.ok())
-    return events_.Add("", "config", absl::StrCat("not reloaded: ", std::string(next.status().message())), true);
+  if (!next.ok()) return RefuseReload(FirstFault(next.status()));
   std::vector<PortConfig> together = next->ports;
   for (const auto& port : ports_) {
     if (api_ports_.count(port->config().name)) together.push_back(port->config());
   }
   if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
-    return events_.Add("", "config",
-                       absl::StrCat("not reloaded: ", config_path_,
-                                    ": with the ports that the API added: ", std::string(status.message())),
-                       true);
+    return RefuseReload(
+        absl::StrCat(config_path_, ": with the ports that the API added: ", std::string(status.message())));
   }
+  reload_error_.clear();
   if (next->daemon != config_.daemon)
     events_.Add("", "config", absl::StrCat(config_path_, ": changes of [daemon] take effect with a restart"), true);
   Apply(next->ports);
   config_.ports = std::move(next->ports);
+}
+
+void Service::RefuseReload(const std::string& reason) {
+  reload_error_ = absl::StrCat("not reloaded: ", reason);
+  events_.Add("", "config", reload_error_, true);
 }
 
 void Service::Apply(const std::vector<PortConfig>& next) {
@@ -408,6 +417,7 @@ HealthView Service::Health() const {
   health.ready = !keeper_ || keeper_->connected();
   if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
   if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
+  if (!reload_error_.empty()) health.problems.push_back("configuration: " + reload_error_);
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
   for (const auto& port : ports_) {
@@ -426,7 +436,7 @@ HealthView Service::Health() const {
 
 std::string Service::Summary() const {
   const auto running = std::count_if(ports_.begin(), ports_.end(), [](const auto& port) { return port->serving(); });
-  return absl::StrCat(ports_.size(), " ports, ", running, " running");
+  return absl::StrCat(ports_.size(), ports_.size() == 1 ? " port, " : " ports, ", running, " running");
 }
 
 void Service::SampleLater() {

@@ -78,6 +78,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void ReleaseHold();
   void TidyKeeper();
   void NoteProgress();
+  void RefuseReload(const std::string& reason);
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
@@ -91,6 +92,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   const absl::Time started_;
   StateStore store_;
   absl::Status store_error_;  // why the ports that the API added are not known; then nothing of theirs is ended
+  std::string reload_error_;  // why the last Reload was refused; empty after one that was not
   EventLog events_;
   Topology topology_;
   double eal_ms_ = 0;

@@ -264,5 +264,50 @@ TEST(ParseConfigError, DeepTablesAreRefused) {
   EXPECT_THAT(Refusal(key + " = 1\n"), HasSubstr("too deep"));
 }
 
+// One run of --check shows all there is to mend, each fault once, and nothing that only follows from another.
+TEST(ParseConfig, SaysAllThatIsWrong) {
+  EXPECT_EQ(
+      Refusal("[daemon]\n"
+              "nane = \"a\"\n"               // 2
+              "log_level = \"loud\"\n"       // 3
+              "pollers = [9999, 1, 1]\n"     // 4
+              "[[port]]\n"                   // 5
+              "name = \"vm1\"\n"             // 6
+              "sockett = \"/run/1.sock\"\n"  // 7: and no "no socket is given"
+              "mtu = \"big\"\n"              // 8
+              "[[port.uplink]]\n"            // 9
+              "kind = \"tapp\"\n"            // 10: and nothing of its device
+              "device = \"a b\"\n"
+              "[[port]]\n"  // 12
+              "name = \"vm2\"\n"
+              "socket = \"/run/2.sock\"\n"
+              "[[port.uplink]]\n"
+              "kind = \"port\"\n"
+              "device = \"vm1\"\n"  // 17: who knows; vm1 has faults of its own
+              "[[port]]\n"          // 18
+              "name = \"vm3\"\n"
+              "socket = \"/run/2.sock\"\n"  // 20
+              "[[port.uplink]]\n"
+              "kind = \"tap\"\n"
+              "device = \"t3\"\n"),
+      "everport.toml:2: daemon.nane: unknown key; did you mean name?\n"
+      "everport.toml:3: daemon.log_level: \"loud\" is not a log level; use trace, debug, info, warning, error or "
+      "critical\n"
+      "everport.toml:4: daemon.pollers[0]: 9999 is out of range; use 0 to 8191\n"
+      "everport.toml:4: daemon.pollers[2]: CPU 1 is listed twice; a poller has a CPU for itself\n"
+      "everport.toml:7: port[0].sockett: unknown key; did you mean socket?\n"
+      "everport.toml:8: port[0].mtu: is the string \"big\" where an integer is wanted; write an integer\n"
+      "everport.toml:10: port[0].uplink[0].kind: \"tapp\" is not an uplink kind; use one of vf, vdpa, vhost-vdpa, "
+      "tap, af_packet, af_xdp, virtio-user, vdev, port\n"
+      "everport.toml:20: port[2].socket: \"/run/2.sock\" is already the socket of port[1] (line 14); a socket "
+      "serves one port: change one");
+}
+
+TEST(FirstFault, IsOneLineThatCountsTheOthers) {
+  EXPECT_EQ(FirstFault(absl::InvalidArgumentError("f:1: a: x; y")), "f:1: a: x; y");
+  EXPECT_EQ(FirstFault(absl::InvalidArgumentError("f:1: a\nf:2: b\nf:3: c")),
+            "f:1: a (and 2 more: everportd --check lists all)");
+}
+
 }  // namespace
 }  // namespace everport

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace everport::config {
 namespace {
 
@@ -26,11 +28,35 @@ TEST(Source, LineIsThatOfTheNearestTable) {
   EXPECT_EQ(source.LineOf("daemon.name"), 0u);
 }
 
-TEST(Source, KeepsTheFirstFault) {
+TEST(Source, KeepsOneFaultAKeyInTheOrderOfLines) {
   Source source("f");
+  source.SetLine("a", 7);
+  source.SetLine("b", 3);
   source.Fail("a", "one; mend");
   source.Fail("b", "two; mend");
-  EXPECT_EQ(std::string(source.status().message()), "f: a: one; mend");
+  source.Fail("a", "three; mend");
+  EXPECT_EQ(std::string(source.status().message()), "f:7: a: one; mend");
+  EXPECT_EQ(std::string(source.all().message()), "f:3: b: two; mend\nf:7: a: one; mend");
+}
+
+TEST(Source, AFaultExcusesTheTablesAroundItAlone) {
+  Source source("f");
+  source.Fail("port[1].uplink[0].kind", "one; mend");
+  EXPECT_TRUE(source.Failed("port[1].uplink[0].kind"));
+  EXPECT_TRUE(source.Failed("port[1].uplink"));
+  EXPECT_TRUE(source.Failed("port[1]"));
+  EXPECT_FALSE(source.Failed("port[1].uplink[0].kin"));
+  EXPECT_FALSE(source.Failed("port[1].up"));
+  EXPECT_FALSE(source.Failed("port[11]"));
+  EXPECT_FALSE(source.Failed("port[0]"));
+}
+
+TEST(Source, ManyFaultsAreCounted) {
+  Source source("f");
+  for (int i = 0; i < 60; ++i) source.Fail(Join("key", i), "wrong; mend");
+  const std::string text(source.all().message());
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 50);
+  EXPECT_EQ(text.substr(text.rfind('\n') + 1), "f: 10 more; mend these first");
 }
 
 TEST(Quote, EscapesAndCuts) {

@@ -108,6 +108,12 @@ Process::Process(std::string program, Options options) : program_(std::move(prog
 Process::~Process() {
   Kill();
   reader_.join();
+  // A sanitizer's finding fails the test, whatever has become of the program that it was in.
+  for (const char* word : {"ThreadSanitizer", "AddressSanitizer", "LeakSanitizer", ": runtime error: "}) {
+    if (log_.find(word) == std::string::npos) continue;
+    std::fprintf(stderr, "a sanitizer has found something in %s:\n%s\n", program_.c_str(), log_.c_str());
+    std::abort();
+  }
 }
 
 void Process::ReadOutput(UniqueFd pipe, bool echo) {
@@ -136,6 +142,7 @@ bool Process::WaitReady(absl::Duration timeout) {
       if (n > 0 && std::string_view(text, static_cast<size_t>(n)).find("READY=1") != std::string_view::npos)
         return true;
     } else if (fds[1].revents & POLLIN) {
+      Reap(true);
       return false;
     }
   }
@@ -154,7 +161,12 @@ std::string Process::log() const {
 }
 
 bool Process::Reap(bool wait) {
-  if (!reaped_) reaped_ = ::waitpid(pid_, &status_, wait ? 0 : WNOHANG) == pid_;
+  if (reaped_) return true;
+  reaped_ = ::waitpid(pid_, &status_, wait ? 0 : WNOHANG) == pid_;
+  if (reaped_) {  // its last words are in the pipe, which ends with them: our programs start no others
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return log_ended_; });
+  }
   return reaped_;
 }
 

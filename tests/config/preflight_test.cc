@@ -1,0 +1,111 @@
+// What --check says of a host: one that has all, and each thing that may be missing.
+#include "backend/config/preflight.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/fakes/temp_dir.h"
+
+namespace everport {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+class PreflightTest : public ::testing::Test {
+ protected:
+  PreflightTest() {
+    host.root = dir.path();
+    host.allowed_cpus = {0, 1};
+    Write("/sys/devices/system/cpu/online", "0-3\n");
+    Write("/sys/devices/system/node/node0/cpulist", "0-3\n");
+    Write("/proc/meminfo", "HugePages_Total:     0\n");
+    Write("/dev/net/tun", "");
+    Write("/sys/class/net/br0/bridge/bridge_id", "");
+    Write("/sys/class/net/eth0/flags", "0x1003\n");
+    for (const char* folder : {"/run", "/var/lib", "/run/vms"}) fs::create_directories(dir.path() + folder);
+    PortConfig port;
+    port.name = "vm1";
+    port.socket = "/run/vms/vm1.sock";
+    port.uplinks = {{UplinkKind::kTap, "t1", "br0"}, {UplinkKind::kAfPacket, "eth0", ""}};
+    config.ports = {port};
+  }
+  void Write(const std::string& path, const std::string& text) {
+    fs::create_directories(fs::path(dir.path() + path).parent_path());
+    std::ofstream(dir.path() + path) << text;
+  }
+  std::vector<std::string> Missing(PreflightFor program = PreflightFor::kDaemon) {
+    return Preflight(config, program, host);
+  }
+
+  fakes::TempDir dir;
+  PreflightHost host;
+  Config config;
+};
+
+TEST_F(PreflightTest, NothingIsMissing) {
+  EXPECT_THAT(Missing(), IsEmpty());
+  EXPECT_THAT(Missing(PreflightFor::kKeeper), IsEmpty());
+}
+
+TEST_F(PreflightTest, EveryPollerCpuThatCannotBeUsedIsNamed) {
+  config.daemon.poller_cpus = {1, 9, 3};  // there; not on this machine; not allowed
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("daemon.pollers: CPU 9"), StartsWith("daemon.pollers: CPU 3")));
+  EXPECT_THAT(Missing(PreflightFor::kKeeper), IsEmpty());
+}
+
+TEST_F(PreflightTest, AllThatUplinksStandOn) {
+  fs::remove(dir.path() + "/dev/net/tun");
+  config.ports[0].uplinks = {{UplinkKind::kTap, "t1", "br9"},
+                             {UplinkKind::kTap, "t2", "eth0"},
+                             {UplinkKind::kAfXdp, "eth9", ""},
+                             {UplinkKind::kTap, "eth0", ""}};
+  const std::string tun = ": /dev/net/tun is missing; run: modprobe tun";
+  EXPECT_THAT(
+      Missing(),
+      ElementsAre("port vm1: uplink 0" + tun,
+                  "port vm1: uplink 0: bridge br9 is missing; run: ip link add br9 type bridge && "
+                  "ip link set br9 up",
+                  "port vm1: uplink 1" + tun, "port vm1: uplink 1: eth0 is not a bridge; name one, or leave bridge out",
+                  StartsWith("port vm1: uplink 2: network interface eth9 is missing; "), "port vm1: uplink 3" + tun,
+                  "port vm1: uplink 3: eth0 is there but is not a tap; choose another name"));
+}
+
+TEST_F(PreflightTest, HugepagesWhereTheyAreDemanded) {
+  config.daemon.memory = DaemonConfig::Memory::kHugepages;
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("daemon.memory: there are no hugepages; ")));
+  Write("/proc/meminfo", "MemTotal: 9 kB\nHugePages_Total:     512\n");
+  EXPECT_THAT(Missing(), IsEmpty());
+}
+
+TEST_F(PreflightTest, Folders) {
+  fs::remove(dir.path() + "/run/vms");
+  Write("/var/file", "");
+  config.daemon.state_dir = "/var/file/state";
+  config.daemon.run_dir = "/nowhere/yet/everport";  // made below what is there
+  EXPECT_THAT(Missing(),
+              ElementsAre("daemon.state_dir: /var/file is not a folder; move it away, or name another",
+                          "port vm1: socket folder /run/vms is missing; run: install -d -g everport -m 0770 /run/vms"));
+  EXPECT_THAT(Missing(PreflightFor::kKeeper), ElementsAre(HasSubstr("socket folder /run/vms is missing")));
+}
+
+TEST_F(PreflightTest, FolderThatMayNotBeWritten) {
+  fs::permissions(dir.path(), fs::perms(0755));
+  fs::permissions(dir.path() + "/run", fs::perms(0555));
+  const bool root = ::geteuid() == 0;  // to whom all is open
+  ASSERT_TRUE(!root || ::seteuid(65534) == 0);
+  const auto missing = Missing(PreflightFor::kKeeper);
+  ASSERT_TRUE(!root || ::seteuid(0) == 0);
+  EXPECT_THAT(missing, ElementsAre("daemon.run_dir: /run may not be written (Permission denied); run as root, or name "
+                                   "another folder"));
+}
+
+}  // namespace
+}  // namespace everport

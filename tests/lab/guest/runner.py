@@ -1,0 +1,96 @@
+"""In the VM: runs the tests that the host names, one after the other, and sends their output and exit status back."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+TESTS = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TESTS))
+
+from lab.lib import restore
+from lab.lib.ports import JsonLines, open_port
+
+
+class Cgroup:
+    """All that a test starts, daemons too."""
+
+    def __init__(self, name):
+        own = pathlib.Path("/proc/self/cgroup").read_text().split("::")[1].strip()
+        self.path = pathlib.Path("/sys/fs/cgroup") / own.lstrip("/") / name
+        self.path.mkdir(exist_ok=True)
+
+    def enter(self):
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def processes(self):
+        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+
+    def clear(self):
+        """Kills what is left; returns the names."""
+        names = []
+        for pid in self.processes():
+            try:
+                names.append(pathlib.Path(f"/proc/{pid}/comm").read_text().strip())
+            except OSError:
+                pass
+        (self.path / "cgroup.kill").write_text("1")
+        while self.processes():
+            time.sleep(0.01)
+        self.path.rmdir()
+        return names
+
+
+def command_of(path):
+    if path.suffix == ".py":
+        return ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-s", "--tb=short", "-p", "no:cacheprovider",
+                f"--rootdir={path.parent}", str(path)]
+    return ["/bin/bash", str(path)]
+
+
+def run(request, host):
+    name, path = request["run"], TESTS / "lab/tests" / request["file"]
+    results = pathlib.Path("/results") / name
+    results.mkdir(exist_ok=True)
+    cgroup = Cgroup(f"lab-{name}")
+    environment = {**os.environ, "LAB_RESULTS": str(results), "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1"}
+    start = time.monotonic()
+    test = subprocess.Popen(command_of(path), cwd="/tmp", env=environment, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=cgroup.enter)
+
+    def forward():
+        for line in test.stdout:
+            host.send({"line": line.decode(errors="replace").rstrip("\r\n")})
+
+    forwarder = threading.Thread(target=forward)
+    forwarder.start()
+    try:
+        status = test.wait(request["timeout"])
+    except subprocess.TimeoutExpired:
+        test.send_signal(signal.SIGINT)  # pytest says where it stood
+        try:
+            test.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        status = 124
+    left = cgroup.clear()
+    forwarder.join()
+    if left:
+        host.send({"line": f"lab: left running, now killed: {' '.join(left)}"})
+    for line in restore.restore():
+        host.send({"line": f"lab: left behind, now put back: {line}"})
+    host.send({"status": status, "seconds": time.monotonic() - start})
+
+
+def main():
+    with open_port("lab.run") as stream:
+        host = JsonLines(stream)
+        host.send({"ready": True})
+        while (request := host.receive()) and "run" in request:
+            run(request, host)
+
+
+main()

@@ -1,0 +1,6 @@
+"""everport as it was built for the lab."""
+
+import pathlib
+
+BUILD = pathlib.Path("/build")
+BIN = BUILD / "bin"

@@ -1,7 +1,10 @@
 #include "backend/datapath/uplink.h"
 
+#include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
+
+#include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -22,7 +25,7 @@ constexpr unsigned kXdpMbufsPerQueue = 8192;  // its UMEM: fill and completion r
 
 // EAL's device names are unique for the life of the process, whatever ports come and go.
 std::string VdevName(const char* driver) {
-  static unsigned serial = 0;  // control thread
+  static std::atomic<unsigned> serial{0};
   return absl::StrCat(driver, serial++);
 }
 
@@ -166,10 +169,12 @@ bool NeedsPolling(UplinkKind kind) {
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const FindGuest& peers) {
+  const uint64_t start = rte_rdtsc();
   auto uplink = config.kind == UplinkKind::kPort  ? OpenWire(port, config, node, mempools, peers)
                 : config.kind == UplinkKind::kTap ? OpenTap(port, config, node, mempools)
                                                   : OpenEthdev(port, config, node, mempools);
-  if (uplink.ok()) (*uplink)->description = DescribeUplink(config);
+  if (uplink.ok())
+    (*uplink)->opening_ms = static_cast<double>(rte_rdtsc() - start) * 1000 / static_cast<double>(rte_get_tsc_hz());
   return uplink;
 }
 

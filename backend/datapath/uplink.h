@@ -19,7 +19,7 @@ struct Uplink {
   std::unique_ptr<Mempools::Lease> lease;
   std::shared_ptr<Endpoint> endpoint;       // relay; nullptr for an offload device
   std::shared_ptr<OffloadDevice> offload;   // offload; nullptr for a relay
-  std::string description;  // "tap ep-vm1"
+  double opening_ms = 0;                   // that opening it took
 
   Trouble trouble() const { return offload ? offload->trouble() : endpoint->trouble(); }
 };

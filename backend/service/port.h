@@ -72,6 +72,8 @@ class Port {
   void WhenSettled(std::function<void()> done);
   // Asks the devices how they are.
   void PollHealth();
+  // Whether the kernel's network devices are still those that were opened.
+  void CheckNetdevs();
   bool needs_polling() const { return uplinks_.needs_polling(); }
 
   const PortConfig& config() const { return config_; }
@@ -89,11 +91,13 @@ class Port {
   void RehomeUplinks();
   std::string Cause(int wanted) const;
   void OnSwitched(const PathSwitch::Report& report);
+  void SetMac();
   void AnnounceLater(int round);
+  void SendAnnouncement();
   void ArmTimer(absl::Time when);
   void NoteState();
   std::string State() const;
-  std::string PathReason() const;
+  std::string PathReasonFor(int index) const;
   std::string PathText(int index) const;
   std::function<void()> PostReconcile();
 

@@ -83,6 +83,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
   void SampleLater();
+  void WatchHealth();
   void Sample();
   void CheckMemoryGuard();
 
@@ -102,6 +103,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
 
   Mempools mempools_;
   PollerGroup pollers_;
+  DeviceWorker devices_;
   std::unique_ptr<PortEnvironment> environment_;
   std::vector<std::unique_ptr<everport::Port>> ports_;  // configuration order, then the API's
   std::set<std::string> api_ports_;                     // those that the API added
@@ -111,6 +113,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::unique_ptr<ApiServer> api_;
 
   boost::asio::steady_timer sample_timer_;
+  boost::asio::steady_timer health_timer_;
   absl::Time sampled_ = absl::Now();
   std::vector<PollerSample> samples_;
 };

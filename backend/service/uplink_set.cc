@@ -55,7 +55,7 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
       items_.push_back(std::move(before[same]));
     } else {
       items_.push_back(
-          {uplink, HealthMonitor(absl::Milliseconds(port.failback_delay_ms)), {}, nullptr, false, 0, NextSerial()});
+          {uplink, HealthMonitor(absl::Milliseconds(port.failback_delay_ms)), {}, false, nullptr, false, 0, NextSerial()});
     }
   }
   for (size_t i = 0; i < before.size(); ++i) {
@@ -80,7 +80,8 @@ void UplinkSet::ForgetAll() {
 
 std::vector<HealthMonitor::State> UplinkSet::states() const {
   std::vector<HealthMonitor::State> states;
-  for (const Item& item : items_) states.push_back(item.health.state());
+  for (const Item& item : items_)
+    states.push_back(item.unfit && item.health.usable() ? HealthMonitor::State::kTroubled : item.health.state());
   return states;
 }
 
@@ -135,13 +136,13 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
   item->error = std::move(error);
 }
 
-void UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std::string& what) {
+bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std::string& what) {
   Item& item = items_[static_cast<size_t>(index)];
   const HealthMonitor::State before = item.health.state();
   const Trouble trouble_before = item.health.trouble();
   item.health.OnCondition(trouble, now);
   item.health.Tick(now);
-  if (item.health.state() == before && item.health.trouble() == trouble_before) return;
+  if (item.health.state() == before && item.health.trouble() == trouble_before) return false;
   if (trouble == Trouble::kNone) {
     item.error.clear();
     if (before == HealthMonitor::State::kTroubled)
@@ -152,35 +153,80 @@ void UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std:
     item.error = absl::StrCat(DescribeUplink(item.config), ": ", what);
     env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", item.error), true);
   }
+  return true;
 }
 
-void UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
+bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
+  bool changed = false;
   for (int i = 0; i < size(); ++i) {
     const Item& item = at(i);
     if (!item.open || !item.health.open()) continue;
     Trouble trouble = item.open->trouble();
     const bool by_kernel = item.ifindex != 0 && item.health.trouble() == Trouble::kLinkDown;
     if (trouble == Trouble::kNone && by_kernel) trouble = Trouble::kLinkDown;  // OnNetdev tells of its end
-    const bool can_stall = item.open->endpoint && item.open->endpoint->can_stall();
+    const bool can_stall = item.open->offload || item.open->endpoint->can_stall();
     if (trouble == Trouble::kNone && i == active && can_stall && stalled_ms >= kStallMs) trouble = Trouble::kStalled;
-    Condition(i, trouble, now, std::string(TroubleText(trouble)));
+    changed |= Condition(i, trouble, now, std::string(TroubleText(trouble)));
   }
+  return changed;
 }
 
-void UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
+bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
+  bool changed = false;
   for (int i = 0; i < size(); ++i) {
     const Item& item = at(i);
     if (item.ifindex == 0 || item.config.device != name || !item.health.open()) continue;
     if (index != item.ifindex) {
-      Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+      changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
     } else {
-      Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(), "the device is down or has no carrier");
+      changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(), "the device is down or has no carrier");
     }
+  }
+  return changed;
+}
+
+bool UplinkSet::CheckNetdevs() {
+  bool changed = false;
+  for (int i = 0; i < size(); ++i) {
+    const Item& item = at(i);
+    if (item.ifindex == 0 || !item.health.open() || DeviceIndex(item.config) == item.ifindex) continue;
+    changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+  }
+  return changed;
+}
+
+bool UplinkSet::OnDeviceEvent() {
+  const absl::Time now = absl::Now();
+  bool due = false;
+  for (Item& item : items_) {
+    item.health.OnDeviceEvent(now);
+    due |= item.health.OpeningDue(now);
+  }
+  return due;
+}
+
+void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs) {
+  guest_features_ = features;
+  for (int i = 0; i < size(); ++i) {
+    Item& item = items_[static_cast<size_t>(i)];
+    if (!item.open || !item.open->offload) {
+      item.unfit = false;
+      continue;
+    }
+    const absl::Status covers = features ? item.open->offload->Covers(features, queue_pairs, 0) : absl::OkStatus();
+    if (covers.ok() != item.unfit) continue;
+    item.unfit = !covers.ok();
+    item.error = std::string(covers.message());
+    if (item.unfit) env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error), true);
   }
 }
 
-void UplinkSet::OnDeviceEvent() {
-  for (Item& item : items_) item.health.OnDeviceEvent(absl::Now());
+void UplinkSet::Tick(absl::Time now) {
+  for (Item& item : items_) item.health.Tick(now);
+}
+
+bool UplinkSet::Usable(int index) const {
+  return at(index).open && at(index).health.usable() && !at(index).unfit;
 }
 
 void UplinkSet::Report(int index, Trouble trouble, const std::string& what) {

@@ -30,13 +30,14 @@ class UplinkSet {
     UplinkConfig config;
     HealthMonitor health;
     std::string error;             // why it does not work; empty if it does, or nothing is known yet
+    bool unfit = false;            // an offload device that lacks what the guest has negotiated
     std::unique_ptr<Uplink> open;  // may still be there when health says closed: until CloseFailed
     bool tried = false;            // its first opening has ended
     unsigned ifindex = 0;          // of the kernel's device when it was opened; 0: it stands on none
     uint64_t serial = 0;           // of this item, whatever its index
   };
 
-  // changed: the state of an uplink is another; posted, or called from Poll.
+  // changed: an opening by the device thread has ended.
   UplinkSet(UplinkEnvironment& environment, std::function<void()> changed);
   ~UplinkSet();
 
@@ -56,12 +57,21 @@ class UplinkSet {
 
   // Opens those that are due. node: where the guest's memory lies, -1: unknown.
   void OpenDue(absl::Time now, int node);
-  // Asks the devices how they are. stalled_ms: of the lane on `active`.
-  void Poll(absl::Time now, int active, uint64_t stalled_ms);
+  // These return whether an uplink's state is another than before.
+  // Asks the devices how they are. stalled_ms: of the path on `active`.
+  bool Poll(absl::Time now, int active, uint64_t stalled_ms);
   // The kernel's network device of that name has changed. index: 0 if it has gone.
-  void OnNetdev(const std::string& name, unsigned index, bool running);
+  bool OnNetdev(const std::string& name, unsigned index, bool running);
+  // Asks the kernel whether those devices are still there.
+  bool CheckNetdevs();
   // A device has appeared or changed: those that do not work are tried again.
-  void OnDeviceEvent();
+  bool OnDeviceEvent();
+  // What the guest has negotiated, 0 while it does not run: an offload device that cannot serve that is not used.
+  void SetGuest(uint64_t features, uint16_t queue_pairs);
+  // Those that have proved themselves are trusted.
+  void Tick(absl::Time now);
+  // Open, well, and fit for the guest.
+  bool Usable(int index) const;
   // Something is wrong with it that its device does not tell.
   void Report(int index, Trouble trouble, const std::string& what);
   // It is at fault itself no more (its peer has come or gone): opened anew.
@@ -75,7 +85,7 @@ class UplinkSet {
  private:
   void Open(Item& item, int node);
   void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
-  void Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
+  bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
   void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
   void Forget(Item& item);
 
@@ -83,6 +93,7 @@ class UplinkSet {
   const std::function<void()> changed_;
   std::shared_ptr<UplinkSet*> alive_ = std::make_shared<UplinkSet*>(this);
   PortConfig port_;
+  uint64_t guest_features_ = 0;
   std::vector<Item> items_;
   std::vector<Item> dropped_;
   double opening_ms_ = 0;

@@ -118,7 +118,7 @@ struct EventView {
     double ms = 0;      // that the guest was without a path, at most
     uint64_t lost = 0;  // frames that the uplink had taken and, as far as it tells, not sent
   };
-  std::optional<PathChange> path;  // of type "path", when the path is another
+  std::optional<PathChange> path = std::nullopt;  // of type "path", when the path is another
 };
 
 class ServiceApi {

@@ -36,8 +36,9 @@ class Endpoint {
   virtual Trouble trouble() const { return Trouble::kNone; }
   // Frames that Transmit took but the device will never send: too long, or the kernel does not want them. Any thread.
   virtual uint64_t refused() const { return 0; }
-  // Whether a device that takes no frames for long counts as stalled. A guest that does not read is not at fault.
-  virtual bool can_stall() const { return true; }
+  // Whether frames that it does not take now are kept for it, and a device that takes none for long counts as stalled.
+  // Not so another guest: what its full ring has no room for is lost, as with any NIC, and is nobody's fault.
+  virtual bool backpressure() const { return true; }
 
   // Before the poller sleeps: asks to be woken when frames arrive. The poller polls once more afterwards.
   virtual void ArmWake() = 0;

@@ -176,7 +176,7 @@ void Lane::SendToUplink(uint16_t guest_queue, uint16_t uplink_queue, rte_mbuf** 
   if (held.frames.empty()) sent = Offer(guest_queue, uplink_queue, frames, n);
   if (sent == n) return;
   held.frames.insert(held.frames.end(), frames + sent, frames + n);
-  if (held.hopeless) DropHeld(held, counters_->drops_uplink_full);
+  if (held.hopeless || !path_.uplink->backpressure()) DropHeld(held, counters_->drops_uplink_full);
 }
 
 void Lane::SendHeld(uint16_t guest_queue, uint16_t uplink_queue) {
@@ -211,7 +211,7 @@ uint16_t Lane::Offer(uint16_t guest_queue, uint16_t uplink_queue, rte_mbuf** fra
     held.hopeless = false;
     if (stalled_since_.load(std::memory_order_relaxed) != 0) stalled_since_.store(0, std::memory_order_relaxed);
   }
-  if (sent < n && held.since == 0) {
+  if (sent < n && held.since == 0 && path_.uplink->backpressure()) {
     held.since = rte_rdtsc();
     if (stalled_since_.load(std::memory_order_relaxed) == 0)
       stalled_since_.store(held.since, std::memory_order_relaxed);

@@ -22,7 +22,7 @@ class WireEndpoint : public Endpoint {
   uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) override {
     return peer_->Transmit(queue, frames, n);
   }
-  bool can_stall() const override { return false; }
+  bool backpressure() const override { return false; }
   void ArmWake() override {}
   void DisarmWake() override {}
   std::vector<WakeFd> WakeFds(bool&) override { return {}; }

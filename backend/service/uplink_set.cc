@@ -164,7 +164,7 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
     Trouble trouble = item.open->trouble();
     const bool by_kernel = item.ifindex != 0 && item.health.trouble() == Trouble::kLinkDown;
     if (trouble == Trouble::kNone && by_kernel) trouble = Trouble::kLinkDown;  // OnNetdev tells of its end
-    const bool can_stall = item.open->offload || item.open->endpoint->can_stall();
+    const bool can_stall = item.open->offload || item.open->endpoint->backpressure();
     if (trouble == Trouble::kNone && i == active && can_stall && stalled_ms >= kStallMs) trouble = Trouble::kStalled;
     changed |= Condition(i, trouble, now, std::string(TroubleText(trouble)));
   }

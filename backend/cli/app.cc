@@ -1,13 +1,18 @@
 #include "backend/cli/app.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
 #include <functional>
 #include <ostream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/top.h"
+#include "backend/cli/usage.h"
 
 namespace everport::cli {
 namespace {
@@ -54,6 +59,8 @@ void AddShowVerbs(CLI::App& app, Options& o) {
       ->add_flag("--no-follow", o.no_follow, "end after the recent ones");
   Verb(app, o, "placement", "On which NUMA node and poller each port is served.", "everportctl placement",
        [](const Client& client) { return ShowPlacement(client); });
+  Verb(app, o, "health", "Whether the daemon serves, and what it has to complain of.", "everportctl health",
+       [](const Client& client) { return ShowHealth(client); });
   Verb(app, o, "version", "The version of everportctl and of the daemon.", "everportctl version",
        [](const Client& client) { return ShowVersion(client); });
   CLI::App* contract = app.add_subcommand("contract", "Feature contracts: what a guest's NIC offers.");
@@ -61,8 +68,8 @@ void AddShowVerbs(CLI::App& app, Options& o) {
   Verb(*contract, o, "show", "List the contracts, or one with its features.", "everportctl contract show everport-1",
        [&o](const Client& client) { return ShowContracts(client, o.name); })
       ->add_option("NAME", o.name, "contract; all if left out");
-  Verb(*contract, o, "check", "Whether another host can take over a port (not available yet).", "everportctl contract check",
-       NotYet("contract check"));
+  Verb(*contract, o, "check", "Whether another host can take over a port (not available yet).",
+       "everportctl contract check", NotYet("contract check"));
 }
 
 void AddPortVerbs(CLI::App& app, Options& o) {
@@ -118,28 +125,44 @@ void AddWatchVerbs(CLI::App& app, Options& o) {
 }
 
 void AddLaterVerbs(CLI::App& app, Options& o) {
-  Verb(app, o, "handover", "Hand all ports over to another daemon (not available yet).", "everportctl handover", NotYet("handover"));
-  Verb(app, o, "drain", "Move all ports away, before maintenance (not available yet).", "everportctl drain", NotYet("drain"));
-  Verb(app, o, "migrate", "Move a guest to another host (not available yet).", "everportctl migrate", NotYet("migrate"));
+  Verb(app, o, "handover", "Hand all ports over to another daemon (not available yet).", "everportctl handover",
+       NotYet("handover"));
+  Verb(app, o, "drain", "Move all ports away, before maintenance (not available yet).", "everportctl drain",
+       NotYet("drain"));
+  Verb(app, o, "migrate", "Move a guest to another host (not available yet).", "everportctl migrate",
+       NotYet("migrate"));
 }
 
-int Fail(CliIo& io, const absl::Status& status) {
+// "not_found"; what is wrong with the command line itself is "usage".
+std::string CodeName(const absl::Status& status) {
+  if (absl::IsInvalidArgument(status)) return "usage";
+  return absl::AsciiStrToLower(absl::StatusCodeToString(status.code()));
+}
+
+// One line, on stderr also as JSON: stdout has results alone, so that what reads it need not tell them from errors.
+int Fail(CliIo& io, bool json, const absl::Status& status) {
   std::string line(status.message());
   for (char& c : line) {
     if (c == '\n') c = ' ';
   }
-  io.err << "everportctl: " << line << "\n";
-  return 1;
+  if (json) {
+    io.err << boost::json::serialize(boost::json::object{{"error", {{"code", CodeName(status)}, {"message", line}}}})
+           << "\n";
+  } else {
+    io.err << "everportctl: " << line << "\n";
+  }
+  return absl::IsInvalidArgument(status) ? 2 : 1;
 }
 
 int Run(const Options& options, CliIo& io) {
   if (absl::StartsWith(options.api, "http://") || absl::StartsWith(options.api, "https://")) {
-    return Fail(io, absl::UnimplementedError(absl::StrCat(
-                        options.api, ": the API over TCP is not available yet; give the path of api.sock")));
+    return Fail(io, options.json,
+                absl::UnimplementedError(
+                    absl::StrCat(options.api, ": the API over TCP is not available yet; give the path of api.sock")));
   }
   const Client client(io, options.json, HttpClient(options.api));
   const absl::Status status = options.action(client);
-  return status.ok() ? 0 : Fail(io, status);
+  return status.ok() ? 0 : Fail(io, options.json, status);
 }
 
 }  // namespace
@@ -154,8 +177,11 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
   app.require_subcommand(0, 1);
   app.option_defaults()->ignore_underscore();
   app.add_option("--api", options.api, "path of the daemon's API socket ($EVERPORT_API)")->capture_default_str();
-  app.add_flag("--json", options.json, "JSON on stdout, for programs");
+  app.add_flag("--json", options.json, "JSON on stdout, and errors as JSON on stderr, for programs");
+  app.set_version_flag("--version", "everportctl " EVERPORT_VERSION);
   app.fallthrough();
+  // Known also where the rest cannot be parsed.
+  const bool json = std::any_of(argv + 1, argv + argc, [](const char* word) { return word == std::string("--json"); });
   AddShowVerbs(app, options);
   AddPortVerbs(app, options);
   AddWatchVerbs(app, options);
@@ -163,12 +189,11 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error, io.out, io.err) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error, io.out, io.err);  // --help, --version
+    return Fail(io, json, absl::InvalidArgumentError(UsageText(app, error)));
   }
   if (!options.action) {  // CLI11's own check would hide which word it did not know
-    const auto given = app.get_subcommands();
-    io.err << "everportctl: a verb is missing\n" << (given.empty() ? app.help() : given[0]->help("everportctl"));
-    return 2;
+    return Fail(io, json, absl::InvalidArgumentError(MissingVerbText(app)));
   }
   return Run(options, io);
 }

@@ -21,12 +21,30 @@ absl::StatusOr<boost::json::value> Parse(const HttpReply& reply) {
   return value;
 }
 
+// Of a reply's HTTP status. Never kInvalidArgument, which is the command line's.
+absl::StatusCode RefusalCode(int http_status) {
+  switch (http_status) {
+    case 403:
+      return absl::StatusCode::kPermissionDenied;
+    case 404:
+      return absl::StatusCode::kNotFound;
+    case 501:
+      return absl::StatusCode::kUnimplemented;
+    case 503:
+      return absl::StatusCode::kUnavailable;
+    case 504:
+      return absl::StatusCode::kDeadlineExceeded;
+    default:
+      return absl::StatusCode::kFailedPrecondition;
+  }
+}
+
 }  // namespace
 
 absl::Status Client::Refusal(const HttpReply& reply) {
   const auto value = Parse(reply);
   const std::string words = value.ok() ? Text(*value, "/error") : "";
-  if (!words.empty()) return absl::FailedPreconditionError(words);
+  if (!words.empty()) return absl::Status(RefusalCode(reply.status), words);
   return absl::FailedPreconditionError(
       absl::StrCat("everportd: refused with HTTP status ", reply.status, "; see its log"));
 }
@@ -35,8 +53,8 @@ absl::StatusOr<HttpReply> Client::Exchange(const std::string& method, const std:
                                            const std::string& body) const {
   bool waited = false;
   auto reply = http_.Do(method, target, body, [&](std::chrono::seconds time) {
-    // A terminal's line is rewritten; a log gets one.
-    if (waited && !io_.err_tty) return;
+    // A terminal's line is rewritten; a log gets one; a program that reads errors as JSON gets none.
+    if (json_ || (waited && !io_.err_tty)) return;
     io_.err << (io_.err_tty ? "\r" : "") << "waiting for everportd: " << time.count() << " s"
             << (io_.err_tty ? "" : "\n") << std::flush;
     waited = true;

@@ -9,12 +9,15 @@
 
 namespace everport::cli {
 
-// The verbs. Each writes its result to client.out() or returns an error: object, cause, mend.
+// The verbs. Each writes its result to client.out() or returns an error: object, cause, mend. InvalidArgument means
+// that the command line itself is wrong (exit status 2); what a file or the daemon says is another error.
 
 absl::Status ShowPorts(const Client& client);
 absl::Status ShowStats(const Client& client, const std::string& port);  // empty: all ports; else one, by queue
 absl::Status ShowPlacement(const Client& client);
 absl::Status ShowContracts(const Client& client, const std::string& name);  // empty: all
+// FailedPrecondition when the daemon is not ready.
+absl::Status ShowHealth(const Client& client);
 absl::Status ShowVersion(const Client& client);
 absl::Status ShowEvents(const Client& client, bool follow);
 

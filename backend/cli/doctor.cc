@@ -104,7 +104,11 @@ void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings) {
     findings.push_back({Level::kFail, "keeper", absl::StrCat(keeper.empty() ? "not connected" : keeper, mend)});
   }
   for (const std::string& problem : facts.health->problems) {
-    if (!SaidElsewhere(facts, problem)) findings.push_back({Level::kWarn, "everportd", problem});
+    if (SaidElsewhere(facts, problem)) continue;
+    const absl::string_view config = "configuration: ";
+    const bool of_config = absl::StartsWith(problem, config);
+    findings.push_back(
+        {Level::kWarn, of_config ? "configuration" : "everportd", of_config ? problem.substr(config.size()) : problem});
   }
 }
 

@@ -63,7 +63,7 @@ void AskDaemon(const Client& client, DoctorFacts& facts) {
 
 absl::Status ReadConfig(const std::string& file, DoctorFacts& facts) {
   auto config = LoadConfig(file);
-  if (!config.ok()) return config.status();
+  if (!config.ok()) return absl::FailedPreconditionError(FirstFault(config.status()));
   facts.daemon = config->daemon;
   for (PortConfig& port : config->ports) facts.ports.push_back({std::move(port), "", {}});
   return absl::OkStatus();

@@ -105,11 +105,15 @@ void ExamineTap(const HostRoot& root, const std::string& object, const UplinkCon
                         absl::StrCat(uplink.device, " is there but is not a tap; choose another name in device =")});
     return;
   }
+  if (uplink.bridge.empty() || !root.Exists("/sys/class/net/" + uplink.bridge)) return;
+  // The daemon looks when it opens the tap, and does not notice when it is taken out later.
   const std::string master = root.LinkName(base + "/master");
-  if (!master.empty() && !uplink.bridge.empty() && master != uplink.bridge) {
-    findings.push_back({Level::kWarn, object,
-                        absl::StrCat("tap ", uplink.device, " is in ", master, ", not in ", uplink.bridge,
-                                     "; run: ip link set ", uplink.device, " master ", uplink.bridge)});
+  if (master != uplink.bridge) {
+    findings.push_back(
+        {Level::kFail, object,
+         absl::StrCat("tap ", uplink.device, " is in ", master.empty() ? "no bridge" : master, ", not in ",
+                      uplink.bridge, ", so the guest's packets go elsewhere or nowhere; run: ip link set ",
+                      uplink.device, " master ", uplink.bridge)});
   }
 }
 
@@ -131,6 +135,11 @@ void ExaminePciDevice(const HostRoot& root, const std::string& object, const std
   } else {
     findings.push_back({Level::kOk, object, absl::StrCat(address, " is bound to vfio-pci")});
   }
+}
+
+// Whether the device itself is there: then what is wrong with it is so, whatever the daemon says.
+bool SeenFromHere(const HostRoot& root, const UplinkConfig& uplink) {
+  return root.Exists("/sys/class/net/" + uplink.device) || root.Exists("/sys/bus/pci/devices/" + uplink.device);
 }
 
 void ExamineUplink(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
@@ -200,7 +209,8 @@ void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vecto
     const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);
     const size_t before = findings.size();
     ExamineUplink(facts.root, object, uplink, findings);
-    const bool works = !port.state.empty() && i < port.uplink_errors.size() && port.uplink_errors[i].empty();
+    const bool works = !port.state.empty() && i < port.uplink_errors.size() && port.uplink_errors[i].empty() &&
+                       !SeenFromHere(facts.root, uplink);
     for (size_t f = before; works && f < findings.size(); ++f) {
       if (findings[f].level != Level::kFail) continue;
       findings[f] = {

@@ -50,6 +50,15 @@ std::string PathText(const boost::json::value& port) {
   return absl::StrCat(index, " ", Text(port, "/path/kind"), device.empty() ? "" : ":", device);
 }
 
+std::string NoteText(const boost::json::value& port) {
+  std::string reason = Text(port, "/reason");
+  if (!reason.empty()) return reason;
+  const std::string state = Text(port, "/state");
+  if (state == "waiting") return "no QEMU listens on its socket";
+  if (state == "connected") return "the guest's driver has not started";
+  return "";
+}
+
 std::string IndexText(const boost::json::value& value, const char* pointer) {
   const std::string text = Text(value, pointer);
   return text == "-1" ? "" : text;

@@ -16,6 +16,8 @@ uint64_t Number(const boost::json::value& value, const char* pointer);
 
 // "0 tap:ep-vm1" for a port's active path; empty when there is none.
 std::string PathText(const boost::json::value& port);
+// What a port waits for or what is amiss with it; empty if nothing.
+std::string NoteText(const boost::json::value& port);
 // A node or a poller: empty for -1, which stands for unknown or none.
 std::string IndexText(const boost::json::value& value, const char* pointer);
 

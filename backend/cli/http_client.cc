@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "backend/base/unix_address.h"
 
 namespace everport::cli {
 namespace {
@@ -77,9 +78,7 @@ class Exchange {
 
  private:
   absl::Status Connect() {
-    if (path_.size() > 107) {
-      return absl::InvalidArgumentError(absl::StrCat(path_, ": longer than a socket's path may be (107 bytes)"));
-    }
+    if (absl::Status status = UnixAddress::Of(path_).status(); !status.ok()) return status;
     error_code error;
     stream_.socket().connect(Local::endpoint(path_), error);
     return error ? ConnectError(path_, error) : absl::OkStatus();

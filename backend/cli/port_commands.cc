@@ -1,8 +1,10 @@
 #include <boost/json/array.hpp>
+#include <cstdio>
 #include <fstream>
 #include <istream>
 #include <iterator>
 #include <ostream>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
@@ -41,15 +43,31 @@ absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
   return uplink;
 }
 
+// What the configuration calls `key`, as the command line has it.
+std::string OptionOf(const std::string& key, const PortAddOptions& options) {
+  if (key == "name") return "NAME";
+  if (key == "queue_pairs") return "--queue-pairs";
+  size_t index = 0;
+  if (std::sscanf(key.c_str(), "uplink[%zu]", &index) == 1 && index < options.uplinks.size()) {
+    return absl::StrCat("--uplink ", options.uplinks[index]);
+  }
+  return "--" + key;
+}
+
 absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
+  const std::string what = options.name.empty() ? "port add" : absl::StrCat("port ", options.name);
+  const auto refuse = [&](const std::string& key, const std::string& text,
+                          absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+    return absl::Status(code, absl::StrCat(what, ": ", OptionOf(key, options), ": ", text));
+  };
   PortConfig port;
   port.name = options.name;
   port.socket = options.socket;
   port.mac = options.mac;
   if (!options.contract.empty()) port.contract = options.contract;
-  if (options.queue_pairs > 0xffff || options.mtu > 0xffff) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("port ", port.name, ": queue pairs or MTU out of range; up to 16 and 9216 are possible"));
+  for (const auto& [key, value, range] : {std::tuple("queue_pairs", options.queue_pairs, config::kQueuePairs),
+                                          std::tuple("mtu", options.mtu, config::kMtu)}) {
+    if (value > 0xffff) return refuse(key, config::RangeFault(absl::StrCat(value), range.min, range.max));
   }
   port.queue_pairs = static_cast<uint16_t>(options.queue_pairs);
   port.mtu = static_cast<uint16_t>(options.mtu);
@@ -58,7 +76,12 @@ absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
     if (!uplink.ok()) return uplink.status();
     port.uplinks.push_back(*std::move(uplink));
   }
-  if (absl::Status status = CheckPort(port, absl::StrCat("port ", port.name)); !status.ok()) return status;
+  const auto problems = config::FindProblems(port);
+  if (!problems.empty()) {
+    const bool none = problems[0].key == "uplink";  // the rule's own words are those of the file
+    return refuse(problems[0].key, none ? "there is none; give KIND:DEVICE, for example tap:ep-vm1" : problems[0].text,
+                  problems[0].code);
+  }
   return port;
 }
 
@@ -79,7 +102,11 @@ absl::StatusOr<PortConfig> WantedPort(const Client& client, const PortAddOptions
   if (options.file.empty()) return PortFromOptions(options);
   const auto text = ReadAll(client, options.file);
   if (!text.ok()) return text.status();
-  return PortFromJson(*text);
+  auto port = PortFromJson(*text);
+  if (!port.ok()) {  // the file is at fault, not the command line
+    return absl::FailedPreconditionError(absl::StrCat("--file ", options.file, ": ", port.status().message()));
+  }
+  return port;
 }
 
 void PrintUplinks(std::ostream& out, const value& port) {
@@ -94,23 +121,55 @@ void PrintUplinks(std::ostream& out, const value& port) {
   out << "\n" << table.Text();
 }
 
+// ", because …" for what a port's path line says before.
+std::string WhyPath(const value& port) {
+  const std::string why = Text(port, "/path/reason");
+  if (why.empty()) return "";
+  return absl::StrCat(why == "first choice" ? ", the " : ", because ", why);
+}
+
+// Empty before a guest's driver has agreed to any.
+std::string FeaturesText(const value& port) {
+  const std::string hex = Text(port, "/features/hex");
+  if (hex.empty() || hex == "0x0") return "";
+  return absl::StrCat(hex, Text(port, "/packed") == "true" ? ", packed rings" : ", split rings");
+}
+
+// What came of a new port; of uplinks that do not work, why, and what it means.
+void PrintAdded(std::ostream& out, const value& port) {
+  const std::string path = PathText(port);
+  std::string failures;
+  for (size_t i = 0; port.is_object(); ++i) {
+    const std::string base = absl::StrCat("/uplinks/", i), kind = Text(port, (base + "/kind").c_str());
+    if (kind.empty()) break;  // past the last
+    const std::string error = Text(port, (base + "/error").c_str());
+    if (error.empty()) continue;
+    absl::StrAppend(&failures, "  uplink ", i, " (", kind, " ", Text(port, (base + "/device").c_str()),
+                    ") does not work: ", error, "\n");
+  }
+  out << "port " << Text(port, "/name") << " added: " << Text(port, "/state") << ", ";
+  out << (!path.empty() ? "path " + path : failures.empty() ? "no path yet" : "no path") << "\n" << failures;
+  if (path.empty() && !failures.empty()) {
+    out << "  The guest has no network until one works; they are tried again without further ado.\n";
+  }
+}
+
 void PrintPort(std::ostream& out, const value& port) {
   const auto line = [&](const char* title, const std::string& text) {
     out << title << (text.empty() ? "-" : text) << "\n";
   };
-  const std::string reason = Text(port, "/reason");
+  const std::string reason = NoteText(port);
   line("port         ", Text(port, "/name"));
   line("state        ", absl::StrCat(Text(port, "/state"), reason.empty() ? "" : ": ", reason));
-  const std::string path = PathText(port), why = Text(port, "/path/reason");
-  line("path         ", absl::StrCat(path.empty() ? "none" : absl::StrCat(path, " (", Text(port, "/path/mode"), ")"),
-                                     why.empty() ? "" : ": ", why));
+  const std::string path = PathText(port);
+  line("path         ",
+       absl::StrCat(path.empty() ? "none" : absl::StrCat(path, " (", Text(port, "/path/mode"), ")"), WhyPath(port)));
   line("socket       ", Text(port, "/socket"));
   line("mac          ", Text(port, "/mac"));
   line("mtu          ", Text(port, "/mtu"));
   line("queue pairs  ", Text(port, "/queue_pairs"));
   line("contract     ", Text(port, "/contract"));
-  line("features     ",
-       absl::StrCat(Text(port, "/features/hex"), Text(port, "/packed") == "true" ? ", packed rings" : ", split rings"));
+  line("features     ", FeaturesText(port));
   line("numa node    ", IndexText(port, "/numa_node"));
   line("poller       ", IndexText(port, "/poller"));
   line("sessions     ", absl::StrCat(Text(port, "/sessions"), ", taken over ", Text(port, "/replays")));
@@ -147,7 +206,7 @@ absl::Status AddPort(const Client& client, const PortAddOptions& options) {
   if (client.json()) {
     client.PrintJson(*added);
   } else {
-    client.out() << "port " << port->name << " added: " << Text(*added, "/state") << "\n";
+    PrintAdded(client.out(), *added);
   }
   return absl::OkStatus();
 }

@@ -1,9 +1,11 @@
 #include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
+#include <cmath>
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/format.h"
@@ -26,6 +28,9 @@ absl::Status ShowList(const Client& client, const std::string& target, Table tab
   if (!list->is_array()) return absl::InternalError(absl::StrCat("everportd: ", target, " is not a list"));
   for (const value& element : list->get_array()) table.Add(row(element));
   client.out() << table.Text();
+  if (list->get_array().empty()) {
+    client.io().err << "there are no ports; see everportctl port add --help, or write a [[port]] into everport.toml\n";
+  }
   return absl::OkStatus();
 }
 
@@ -75,11 +80,30 @@ void PrintContract(std::ostream& out, const value& contract) {
   }
 }
 
+void PrintHealth(std::ostream& out, const value& health, bool ready) {
+  const auto ms = [&](const char* key) {
+    boost::json::error_code error;
+    const value* found = health.find_pointer(absl::StrCat("/startup/", key, "_ms"), error);
+    return absl::StrCat(found && found->is_number() ? std::lround(found->to_number<double>()) : 0);
+  };
+  out << "ready     " << (ready ? "yes" : "no") << "\n"
+      << "daemon    " << Text(health, "/daemon") << ", version " << Text(health, "/version") << "\n"
+      << "keeper    " << Text(health, "/keeper") << "\n"
+      << "start-up  " << ms("total") << " ms: EAL " << ms("eal") << ", uplinks " << ms("uplinks") << ", replay "
+      << ms("replay") << "\n";
+  const auto* problems = health.as_object().if_contains("problems");
+  const bool some = problems && problems->is_array() && !problems->get_array().empty();
+  out << "problems" << (some ? "" : "  none") << "\n";
+  if (!some) return;
+  for (const value& problem : problems->get_array()) out << "  " << Text(problem, "") << "\n";
+}
+
 std::string EventText(const value& event) {
   const absl::Time time = absl::FromUnixMicros(static_cast<int64_t>(Number(event, "/time_unix_us")));
   const std::string port = Text(event, "/port");
-  return absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", time, absl::LocalTimeZone()), "  ",
-                      port.empty() ? "everportd" : port, "  ", Text(event, "/type"), "  ", Text(event, "/message"));
+  // In columns as far as a stream can be: longer names push the rest to the right.
+  return absl::StrFormat("%s  %-12s  %-8s  %s", absl::FormatTime("%Y-%m-%dT%H:%M:%E3S%Ez", time, absl::LocalTimeZone()),
+                         port.empty() ? "everportd" : port, Text(event, "/type"), Text(event, "/message"));
 }
 
 }  // namespace
@@ -96,9 +120,16 @@ absl::Status ShowPorts(const Client& client) {
                {"POLLER", true},
                {"NOTE"}});
   return ShowList(client, "/v1/ports", std::move(table), [](const value& port) -> std::vector<std::string> {
-    return {Text(port, "/name"),        Text(port, "/state"),      PathText(port),       Text(port, "/path/mode"),
-            Text(port, "/rx_packets"),  Text(port, "/tx_packets"), Text(port, "/drops"), IndexText(port, "/numa_node"),
-            IndexText(port, "/poller"), Text(port, "/reason")};
+    return {Text(port, "/name"),
+            Text(port, "/state"),
+            PathText(port),
+            Text(port, "/path/mode"),
+            Text(port, "/rx_packets"),
+            Text(port, "/tx_packets"),
+            Text(port, "/drops"),
+            IndexText(port, "/numa_node"),
+            IndexText(port, "/poller"),
+            NoteText(port)};
   });
 }
 
@@ -158,6 +189,19 @@ absl::Status ShowContracts(const Client& client, const std::string& name) {
   }
   client.out() << table.Text();
   return absl::OkStatus();
+}
+
+absl::Status ShowHealth(const Client& client) {
+  const auto health = client.Health();
+  if (!health.ok()) return health.status();
+  const bool ready = Text(*health, "/ready") == "true";
+  if (client.json()) {
+    client.PrintJson(*health);
+  } else {
+    PrintHealth(client.out(), *health, ready);
+  }
+  if (ready) return absl::OkStatus();
+  return absl::FailedPreconditionError("everportd: not ready: no guest is served; mend its problems");
 }
 
 absl::Status ShowVersion(const Client& client) {

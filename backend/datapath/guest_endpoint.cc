@@ -113,7 +113,7 @@ uint16_t GuestEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) {
   const int vid = UsableVid(vring);
   if (vid < 0) return 0;
   n = std::min(n, kBurst);
-  if (vrings_[vring].journal) return ReceiveJournalled(vid, vring, frames, n);
+  if (vrings_[vring].journalled.page) return ReceiveJournalled(vid, vring, frames, n);
   uint16_t avail_before = 0, avail_after = 0, used = 0;
   rte_vhost_get_vring_base(vid, vring, &avail_before, &used);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, n);
@@ -165,21 +165,21 @@ uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** fr
   Vring& v = vrings_[vring];
   uint16_t position = 0, used = 0;
   if (rte_vhost_get_vring_base(vid, vring, &position, &used) != 0) return 0;
-  const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, n);
+  const unsigned chains = ScanChains(v.journalled.ring, v.journalled.size, position, v.journalled.page->chains, n);
   if (chains == 0) {
     NoteIncompleteChain(v, position);
     return 0;
   }
   v.suspect_at = v.broken_at = -1;
-  v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
+  v.journalled.page->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
   const uint16_t got = rte_vhost_dequeue_burst(vid, vring, pool_, frames, static_cast<uint16_t>(chains));
   uint16_t after = position;
   rte_vhost_get_vring_base(vid, vring, &after, &used);
-  v.journal->head.store(IndexPageHead(after, 0), std::memory_order_release);
+  v.journalled.page->head.store(IndexPageHead(after, 0), std::memory_order_release);
   if (got < chains) {
     unsigned consumed = 0;
     for (uint16_t at = position; at != after && consumed < chains; ++consumed)
-      at = Advance(at, v.journal->chains[consumed].slots, v.size);
+      at = Advance(at, v.journalled.page->chains[consumed].slots, v.journalled.size);
     if (consumed > got) CountMalformed(consumed - got);
   }
   return got;
@@ -188,7 +188,7 @@ uint16_t GuestEndpoint::ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** fr
 // The head is available and the chain does not end: the driver makes the head available last (virtio 1.2, 2.8.21), so
 // this ring is broken until the guest resets it. Counted once.
 void GuestEndpoint::NoteIncompleteChain(Vring& v, uint16_t position) {
-  const uint16_t flags = __atomic_load_n(&v.ring[position & 0x7fff].flags, __ATOMIC_ACQUIRE);
+  const uint16_t flags = __atomic_load_n(&v.journalled.ring[position & 0x7fff].flags, __ATOMIC_ACQUIRE);
   const bool wrap = position >> 15;
   const bool available = ((flags & kPackedAvail) != 0) == wrap && ((flags & kPackedUsed) != 0) != wrap;
   if (!available) {
@@ -206,7 +206,8 @@ uint16_t GuestEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) 
   const int vid = UsableVid(vring);
   uint16_t sent = 0;
   if (vid >= 0 && !vrings_[vring].sending.test_and_set(std::memory_order_acquire)) {
-    sent = vrings_[vring].journal ? TransmitJournalled(vid, vring, frames, n) : TransmitPlain(vid, vring, frames, n);
+    sent = vrings_[vring].journalled.page ? TransmitJournalled(vid, vring, frames, n)
+                                          : TransmitPlain(vid, vring, frames, n);
     vrings_[vring].sending.clear(std::memory_order_release);
   }
   rte_pktmbuf_free_bulk(frames, sent);  // librte_vhost copied them
@@ -235,9 +236,9 @@ uint16_t GuestEndpoint::FramesThatFit(int vid, const Vring& v, uint16_t position
     int64_t left = int64_t{frames[i]->pkt_len} + kNetHeader;
     while (left > 0) {
       if (taken == chains) return i;
-      const IndexPageChain& chain = v.journal->chains[taken++];
-      left -= ChainRoom(v.ring, v.size, position, chain, memory);
-      position = Advance(position, chain.slots, v.size);
+      const IndexPageChain& chain = v.journalled.page->chains[taken++];
+      left -= ChainRoom(v.journalled.ring, v.journalled.size, position, chain, memory);
+      position = Advance(position, chain.slots, v.journalled.size);
     }
   }
   return n;
@@ -252,14 +253,15 @@ uint16_t GuestEndpoint::TransmitJournalled(int vid, uint16_t vring, rte_mbuf** f
     if (rte_vhost_get_vring_base(vid, vring, &position, &used) != 0) break;
     const uint16_t want = std::min<uint16_t>(n - sent, kBurst);
     const unsigned limit = mergeable ? kIndexPageChains : want;
-    const unsigned chains = ScanChains(v.ring, v.size, position, v.journal->chains, limit);
+    const unsigned chains =
+        ScanChains(v.journalled.ring, v.journalled.size, position, v.journalled.page->chains, limit);
     const uint16_t fit = FramesThatFit(vid, v, position, chains, frames + sent, want);
     if (fit == 0) break;
-    v.journal->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
+    v.journalled.page->head.store(IndexPageHead(position, static_cast<uint16_t>(chains)), std::memory_order_release);
     const uint16_t done = rte_vhost_enqueue_burst(vid, vring, frames + sent, fit);
     uint16_t after = position;
     rte_vhost_get_vring_base(vid, vring, &after, &used);
-    v.journal->head.store(IndexPageHead(after, 0), std::memory_order_release);
+    v.journalled.page->head.store(IndexPageHead(after, 0), std::memory_order_release);
     sent += done;
     if (done < fit) break;
   }
@@ -401,11 +403,12 @@ void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
       return;
     const bool packed = Has(features, kRingPacked);
     Vring& v = vrings_[vring];
-    v.ring = packed ? reinterpret_cast<const PackedDesc*>(info.desc_packed) : nullptr;
-    v.size = info.size;
-    v.stuck_since = 0;
-    v.suspect_at = v.broken_at = -1;
-    v.journal = packed && index_page_ ? &index_page_->vring(vring) : nullptr;
+    JournalledRing journalled;
+    if (packed && index_page_)
+      journalled = {reinterpret_cast<const PackedDesc*>(info.desc_packed), info.size, &index_page_->vring(vring)};
+    // Enabled again while the device runs, and a poller may still be in it: the keeper lets no started ring move, so
+    // nothing is written. Another session's follows an OnDestroyDevice, which has seen the pollers outside.
+    if (v.journalled != journalled) v.journalled = journalled;
     if (vring == 0)
       ring_address_.store(packed ? static_cast<const void*>(info.desc_packed) : info.desc, std::memory_order_release);
     {
@@ -459,6 +462,9 @@ void GuestEndpoint::OnDestroyDevice() {
   ring_address_.store(nullptr, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
   if (in_use) hooks_.synchronize();  // else Retire has, or nobody saw the device
+  if (in_use) {                      // suspicions end with the session: its positions come again in the next
+    for (Vring& v : vrings_) v.ForgetSuspicions();
+  }
   hooks_.changed();
 }
 

@@ -91,11 +91,16 @@ class GuestEndpoint : public Endpoint {
   const void* ring_address() const { return ring_address_.load(std::memory_order_acquire); }
 
  private:
-  struct Vring {
-    const PackedDesc* ring = nullptr;  // packed ring of a journalled vring; written before it is enabled
+  struct JournalledRing {
+    const PackedDesc* ring = nullptr;
     uint16_t size = 0;
-    IndexPageVring* journal = nullptr;
-    // The poller's. Packed: where a chain without end was seen once, and where it was counted.
+    IndexPageVring* page = nullptr;  // nullptr: the vring is not journalled
+    bool operator==(const JournalledRing&) const = default;
+  };
+  struct Vring {
+    JournalledRing journalled;  // written by the event thread, only while no poller is in this vring
+    // The poller's (OnDestroyDevice's, once they are outside). Packed: where a chain without end was seen once, and
+    // where it was counted.
     int suspect_at = -1, broken_at = -1;
     // Split: the unreadable chain's position and when it was first seen (TSC; 0: none).
     uint16_t stuck_at = 0;
@@ -103,6 +108,11 @@ class GuestEndpoint : public Endpoint {
     // Two lanes may send to one guest (its own uplink's and a wire's); a ring takes one burst at a time.
     std::atomic_flag sending = ATOMIC_FLAG_INIT;
     UniqueFd kick;  // under mutex_
+
+    void ForgetSuspicions() {
+      suspect_at = broken_at = -1;
+      stuck_since = 0;
+    }
   };
   GuestRings ReadRings(int vid) const;
   void WritePositions(int vid, const GuestRings& rings);

@@ -429,7 +429,8 @@ HealthView Service::Health() const {
   health.ready = !keeper_ || keeper_->connected();
   if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
   if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
-  if (!reload_error_.empty()) health.problems.push_back("configuration: " + reload_error_);
+  if (!reload_error_.empty())
+    health.problems.push_back(absl::StrCat("configuration: ", reload_error_, "; then run: systemctl reload everportd"));
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
   for (const auto& port : ports_) {

@@ -23,6 +23,7 @@ class FakeService : public ServiceApi {
   HealthView health{.ready = true, .keeper = "connected", .problems = {}, .startup = {}};
   std::vector<EventView> events;
   bool hold = false;
+  std::vector<std::string> uplink_errors;   // of ports added from now on
   std::vector<std::function<void()>> held;  // answers not given yet
 
   void Emit(const std::string& port, const std::string& type, const std::string& message) {
@@ -84,12 +85,15 @@ class FakeService : public ServiceApi {
     return absl::NotFoundError(
         absl::StrCat("port ", name, ": there is none of this name; `everportctl ports` lists those there are"));
   }
-  static PortView NewPort(const PortConfig& config) {
+  PortView NewPort(const PortConfig& added) const {
     PortView port;
-    port.config = config;
+    port.config = added;
     port.state = "waiting";
     port.reason = "no QEMU listens yet";
-    for (const UplinkConfig& uplink : config.uplinks) port.uplinks.push_back({uplink, "standby", ""});
+    for (size_t i = 0; i < added.uplinks.size(); ++i) {
+      const std::string error = i < uplink_errors.size() ? uplink_errors[i] : "";
+      port.uplinks.push_back({added.uplinks[i], error.empty() ? "standby" : "failed", error});
+    }
     return port;
   }
   void Answer(std::function<void()> answer) { hold ? held.push_back(std::move(answer)) : answer(); }

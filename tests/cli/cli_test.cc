@@ -58,6 +58,24 @@ TEST_F(CliTest, PortsIsATable) {
       "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
 }
 
+TEST_F(CliTest, PortsSayWhatTheyWaitFor) {
+  daemon.Do([&] {
+    daemon.service().ports[0].state = "connected";
+    daemon.service().ports[1].reason = "";
+  });
+  const std::string out = Run({"ports"}).out;
+  EXPECT_THAT(out, HasSubstr("  the guest's driver has not started\n"));
+  EXPECT_THAT(out, HasSubstr("  no QEMU listens on its socket\n"));
+}
+
+TEST_F(CliTest, NoPortsIsSaid) {
+  daemon.Do([&] { daemon.service().ports.clear(); });
+  const Result result = Run({"ports"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_THAT(result.err, StartsWith("there are no ports; "));
+  EXPECT_EQ(Run({"--json", "ports"}).out, "[]\n");
+}
+
 TEST_F(CliTest, PortsAsJsonIsAListOfObjects) {
   const auto ports = Json({"ports"}).as_array();
   ASSERT_EQ(ports.size(), 2u);
@@ -94,7 +112,7 @@ TEST_F(CliTest, PortShowTellsAll) {
   EXPECT_EQ(Run({"port", "show", "vm1-net0"}).out,
             "port         vm1-net0\n"
             "state        running\n"
-            "path         1 tap:ep-vm1 (relay): uplink 0 (vf 0000:3b:02.1): no such device\n"
+            "path         1 tap:ep-vm1 (relay), because uplink 0 (vf 0000:3b:02.1): no such device\n"
             "socket       /run/vms/vm1-net0.sock\n"
             "mac          52:54:00:00:00:02\n"
             "mtu          1500\n"
@@ -118,7 +136,7 @@ TEST_F(CliTest, PortIsAddedFromFlags) {
       Run({"port", "add", "vm9", "--socket", "/run/vms/vm9.sock", "--uplink", "vdev:net_null0,size=64", "--uplink",
            "tap:ep-vm9,bridge=br1", "--mac", "52:54:00:00:00:09", "--queue-pairs", "4", "--mtu", "9000"});
   EXPECT_EQ(result.err, "");
-  EXPECT_EQ(result.out, "port vm9 added: waiting\n");
+  EXPECT_EQ(result.out, "port vm9 added: waiting, no path yet\n");
   daemon.Do([&] {
     ASSERT_EQ(daemon.service().ports.size(), 3u);
     const PortConfig& port = daemon.service().ports[2].config;
@@ -134,7 +152,7 @@ TEST_F(CliTest, PortIsAddedFromFlags) {
 
 TEST_F(CliTest, PortIsAddedFromAFileOrStdin) {
   const std::string text = R"({"name":"vm9","socket":"/s.sock","uplink":[{"kind":"tap","device":"t9"}]})";
-  EXPECT_EQ(Run({"port", "add", "--file", "-"}, text).out, "port vm9 added: waiting\n");
+  EXPECT_EQ(Run({"port", "add", "--file", "-"}, text).out, "port vm9 added: waiting, no path yet\n");
   const Result again = Run({"port", "add", "--file", dir.Write("port.json", text)});
   EXPECT_EQ(again.status, 1);
   EXPECT_EQ(again.err, "everportctl: port vm9: there is one of this name; choose another, or remove it first\n");
@@ -150,14 +168,22 @@ TEST_F(CliTest, PortAddRefusesBadValuesByItself) {
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tapp:x"}, "--uplink tapp:x: "},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,brigde=br0"}, "unknown option \"brigde=br0\""},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,bridge="}, "unknown option \"bridge=\""},
-      {{"port", "add", "vm9", "--uplink", "tap:x"}, "port vm9"},
-      {{"port", "add", "vm9", "--socket", "/s"}, "port vm9"},
-      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--mtu", "99999"}, "port vm9"},
+      {{"port", "add"}, "port add: NAME: no name is given; "},
+      {{"port", "add", "vm9", "--uplink", "tap:x"}, "port vm9: --socket: no socket is given; "},
+      {{"port", "add", "vm9", "--socket", "/s"}, "port vm9: --uplink: there is none; give KIND:DEVICE"},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--uplink", "tap:a:b"},
+       "port vm9: --uplink tap:a:b: \"a:b\" is not a network interface name; "},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--mtu", "99999"},
+       "port vm9: --mtu: 99999 is out of range; use 68 to 9216"},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--mtu", "67"},
+       "port vm9: --mtu: 67 is out of range; use 68 to 9216"},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x", "--queue-pairs", "17"},
+       "port vm9: --queue-pairs: 17 is out of range; use 1 to 16"},
       {{"port", "show", "a/b"}, "port a/b: not a port's name"},
   };
   for (const auto& bad : cases) {
     const Result result = Run(bad.args);
-    EXPECT_EQ(result.status, 1) << bad.error;
+    EXPECT_EQ(result.status, 2) << bad.error;
     EXPECT_EQ(result.out, "");
     EXPECT_THAT(result.err, HasSubstr(bad.error));
     EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
@@ -179,8 +205,8 @@ TEST_F(CliTest, PathSwitches) {
 
 TEST_F(CliTest, EventsEndWhenTheyShallNotFollow) {
   EXPECT_EQ(Run({"events", "--no-follow"}).out,
-            "2023-11-14T22:13:20.000+00:00  everportd  config  2 ports\n"
-            "2023-11-14T22:13:20.000+00:00  vm1-net0  path  0 (vf) failed; 1 (tap) running\n");
+            "2023-11-14T22:13:20.000+00:00  everportd     config    2 ports\n"
+            "2023-11-14T22:13:20.000+00:00  vm1-net0      path      0 (vf) failed; 1 (tap) running\n");
   EXPECT_THAT(Run({"--json", "events", "--no-follow"}).out, StartsWith(R"({"id":1,"time_unix_us":1700000000000000,)"));
 }
 
@@ -210,7 +236,7 @@ TEST_F(CliTest, EventsFollowUntilNobodyReadsThem) {
   buffer.first.get_future().wait();
   daemon.Do([&] { daemon.service().Emit("vm2", "state", "connected"); });
   reader.join();
-  EXPECT_THAT(buffer.str(), HasSubstr("vm2  state  connected\n"));
+  EXPECT_THAT(buffer.str(), HasSubstr("vm2           state     connected\n"));
 }
 
 // Once something is said on it, lets the daemon answer.
@@ -281,7 +307,7 @@ TEST_F(CliTest, TopPrintsPlainTablesWhereThereIsNoTerminal) {
             "vm1-net0  running  1 tap:ep-vm1  0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n"
             "vm2       waiting  -             0 pps  0 bit/s  0 pps  0 bit/s   0 /s\n");
   EXPECT_EQ(Json({"top", "--interval", "0.01"}).at(0).at("rx_pps"), 0.0);
-  EXPECT_EQ(Run({"top", "--interval", "0"}).status, 1);
+  EXPECT_EQ(Run({"top", "--interval", "0"}).status, 2);
 }
 
 TEST_F(CliTest, LibvirtXmlOfAPort) {
@@ -343,8 +369,99 @@ TEST_F(CliTest, WrongUsageIsTwo) {
     const Result result = Run(args);
     EXPECT_EQ(result.status, 2);
     EXPECT_EQ(result.out, "");
-    EXPECT_NE(result.err, "");
+    EXPECT_THAT(result.err, StartsWith("everportctl: "));
+    EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
   }
+}
+
+TEST_F(CliTest, WrongUsageNamesTheWordAndTheMend) {
+  const char* const verbs =
+      "the verbs are ports, stats, events, placement, health, version, contract, port, path, top, doctor, libvirt-xml, "
+      "handover, drain, migrate; see everportctl --help\n";
+  EXPECT_EQ(Run({}).err, std::string("everportctl: a verb is missing; ") + verbs);
+  EXPECT_EQ(Run({"prots"}).err, std::string("everportctl: prots: no such verb; did you mean ports?; ") + verbs);
+  EXPECT_EQ(Run({"port", "ad"}).err,
+            "everportctl: port: ad: no such verb; did you mean add?; the verbs are add, remove, show; see everportctl "
+            "port --help\n");
+  EXPECT_EQ(Run({"ports", "--jsno"}).err,
+            "everportctl: ports: --jsno: no such option; did you mean --json?; see everportctl ports --help\n");
+  EXPECT_EQ(Run({"path", "vm1", "x"}).err,
+            "everportctl: path: UPLINK-INDEX: \"x\" is not a number that it takes; see everportctl path --help\n");
+  EXPECT_EQ(Run({"port", "add", "vm1", "--mtu"}).err,
+            "everportctl: port add: --mtu: its value is missing; see everportctl port add --help\n");
+}
+
+TEST_F(CliTest, VersionOption) {
+  const Result result = Run({"--version"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.out, "everportctl " EVERPORT_VERSION "\n");
+}
+
+// stdout has results alone; the error is one JSON object on stderr, whatever it is.
+TEST_F(CliTest, ErrorsAreJsonWhereResultsAre) {
+  struct {
+    std::vector<std::string> args;
+    int status;
+    const char *code, *message;
+  } cases[] = {
+      {{"--json", "nope"}, 2, "usage", "nope: no such verb"},
+      {{"port", "remove", "--json"}, 2, "usage", "NAME is required"},
+      {{"--json"}, 2, "usage", "a verb is missing"},
+      {{"--json", "port", "add", "vm9"}, 2, "usage", "no socket is given"},
+      {{"--json", "port", "show", "none"}, 1, "not_found", "port none: "},
+      {{"--json", "migrate"}, 1, "unimplemented", "not available yet"},
+      {{"--json", "--api", dir / "none.sock", "ports"}, 1, "unavailable", "start everportd"},
+      {{"--json", "doctor", "--config", dir.Write("bad.toml", "x = 1\n")}, 1, "failed_precondition", "bad.toml:1: x: "},
+  };
+  for (const auto& bad : cases) {
+    const Result result = Run(bad.args);
+    EXPECT_EQ(result.status, bad.status) << bad.message;
+    EXPECT_EQ(result.out, "");
+    const auto error = boost::json::parse(result.err).at("error");
+    EXPECT_EQ(error.at("code"), bad.code);
+    EXPECT_THAT(std::string(error.at("message").as_string()), HasSubstr(bad.message));
+  }
+}
+
+TEST_F(CliTest, HealthShowsProblemsAndFailsWhenNotReady) {
+  daemon.Do([&] {
+    daemon.service().health.ready = true;
+    daemon.service().health.keeper = "connected";
+    daemon.service().health.problems = {"configuration: not reloaded: f:1: x; y"};
+  });
+  const Result well = Run({"health"});
+  EXPECT_EQ(well.status, 0);
+  EXPECT_EQ(well.out,
+            "ready     yes\n"
+            "daemon    a, version " EVERPORT_VERSION
+            "\n"
+            "keeper    connected\n"
+            "start-up  200 ms: EAL 121, uplinks 31, replay 4\n"
+            "problems\n"
+            "  configuration: not reloaded: f:1: x; y\n");
+  daemon.Do([&] {
+    daemon.service().health.ready = false;
+    daemon.service().health.problems.clear();
+  });
+  const Result ill = Run({"health"});
+  EXPECT_EQ(ill.status, 1);
+  EXPECT_THAT(ill.out, StartsWith("ready     no\n"));
+  EXPECT_THAT(ill.out, HasSubstr("problems  none\n"));
+  EXPECT_THAT(ill.err, StartsWith("everportctl: everportd: not ready"));
+}
+
+TEST_F(CliTest, PortAddTellsWhatItsUplinksLack) {
+  daemon.Do([&] { daemon.service().uplink_errors = {"bridge br1 does not exist; make it", "no such device; check"}; });
+  EXPECT_EQ(
+      Run({"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:t9,bridge=br1", "--uplink", "af_packet:eth9"}).out,
+      "port vm9 added: waiting, no path\n"
+      "  uplink 0 (tap t9) does not work: bridge br1 does not exist; make it\n"
+      "  uplink 1 (af_packet eth9) does not work: no such device; check\n"
+      "  The guest has no network until one works; they are tried again without further ado.\n");
+}
+
+TEST_F(CliTest, FeaturesOfAPortWithoutAGuestAreNotShown) {
+  EXPECT_THAT(Run({"port", "show", "vm2"}).out, HasSubstr("\nfeatures     -\n"));
 }
 
 TEST_F(CliTest, EveryVerbsHelpHasAnExample) {
@@ -354,6 +471,7 @@ TEST_F(CliTest, EveryVerbsHelpHasAnExample) {
                                                                                     {"events"},
                                                                                     {"placement"},
                                                                                     {"version"},
+                                                                                    {"health"},
                                                                                     {"contract", "show"},
                                                                                     {"contract", "check"},
                                                                                     {"port", "add"},

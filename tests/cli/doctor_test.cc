@@ -3,17 +3,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "backend/base/unique_fd.h"
+#include "backend/base/unix_address.h"
 #include "backend/cli/run_version.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -76,10 +75,9 @@ class DoctorTest : public testing::Test {
   }
   void MakeSocket() {
     const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, Path(kSocket).c_str(), sizeof address.sun_path - 1);
-    ASSERT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    const auto address = UnixAddress::Of(Path(kSocket));
+    ASSERT_TRUE(address.ok()) << address.status();
+    ASSERT_EQ(::bind(fd.get(), address->get(), address->size()), 0);
   }
   void Qemu(std::vector<std::string> args,
             const std::string& chardev = absl::StrCat("socket,id=c0,path=", kSocket, ",server=on")) {
@@ -297,9 +295,28 @@ TEST_F(DoctorTest, TapIsSomethingElseOrElsewhere) {
   Interface("ep-vm1", "0x1003");
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "ep-vm1 is there but is not a tap")));
   Write("/sys/class/net/ep-vm1/tun_flags", "0x1002\n");
+  const fs::path master = Path("/sys/class/net/ep-vm1/master");
+  fs::create_symlink("../../virtual/net/br0", master);
   EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
-  fs::create_symlink("../../virtual/net/br7", Path("/sys/class/net/ep-vm1/master"));
-  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "tap ep-vm1 is in br7, not in br0")));
+  fs::remove(master);
+  fs::create_symlink("../../virtual/net/br7", master);
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "tap ep-vm1 is in br7, not in br0")));
+}
+
+// `ip link set ep-vm1 nomaster` under a working port: to the daemon all is well, the guest has no network.
+TEST_F(DoctorTest, TapThatWasTakenOutOfItsBridgeIsAFailureThoughTheUplinkWorks) {
+  Interface("ep-vm1", "0x1003");
+  Write("/sys/class/net/ep-vm1/tun_flags", "0x1002\n");
+  facts.ports[0].state = "running";
+  facts.ports[0].uplink_errors = {""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0",
+                                          "tap ep-vm1 is in no bridge, not in br0, so the guest's packets go elsewhere "
+                                          "or nowhere; run: ip link set ep-vm1 master br0")));
+}
+
+TEST_F(DoctorTest, ARefusedReloadIsAboutTheConfiguration) {
+  facts.health->problems = {"configuration: not reloaded: f:3: port[0].mtu: 1 is out of range; use 68 to 9216"};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "configuration", "not reloaded: f:3: port[0].mtu: ")));
 }
 
 TEST_F(DoctorTest, InterfaceIsMissingOrDown) {

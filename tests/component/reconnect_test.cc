@@ -73,6 +73,30 @@ TEST_P(ReconnectTest, GuestPauseAndContinueKeepsItsPlaceInTheRings) {
   ExpectTraffic(a, b, stack_, "after the last pause");
 }
 
+// What a guest's `ethtool -L` does, while pollers are in the rings.
+TEST_P(ReconnectTest, RingsDisabledAndEnabledUnderTraffic) {
+  using fakes::Step;
+  ASSERT_OK(stack_.Start());
+  FrontEnd a(Options("a")), b(Options("b"));
+  ASSERT_OK(a.Connect(ConnectLimit()));
+  ASSERT_OK(b.Connect(ConnectLimit()));
+  Flow there(a, b, 1), back(b, a, 2);
+  Flow* const flows[] = {&there, &back};
+  for (int i = 0; i < 10; ++i) {
+    SCOPED_TRACE(i);
+    const uint64_t from_a = there.ledger().received, to_a = back.ledger().received;
+    ASSERT_TRUE(RunUntil(
+        flows, [&] { return there.ledger().received > from_a + 500 && back.ledger().received > to_a + 500; },
+        absl::Seconds(10)))
+        << stack_.Logs();
+    ASSERT_OK(a.Run({{Step::kDisable, 0}, {Step::kDisable, 1}}));
+    ASSERT_OK(a.Run({{Step::kEnable, 0}, {Step::kEnable, 1}}));
+  }
+  EXPECT_EQ(DrainAll(flows, absl::Seconds(5)), "") << stack_.Logs();
+  EXPECT_EQ(there.Fault(), "");
+  EXPECT_EQ(back.Fault(), "");
+}
+
 TEST_P(ReconnectTest, QemuRestart) {
   ASSERT_OK(stack_.Start());
   FrontEnd b(Options("b"));

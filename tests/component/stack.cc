@@ -1,5 +1,7 @@
 #include "tests/component/stack.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
@@ -7,14 +9,18 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/json/parse.hpp>
+#include <cstdio>
+#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
+#include "tests/fakes/sanitizer.h"
 
 namespace everport::component {
 namespace {
 namespace http = boost::beast::http;
 
 constexpr absl::Duration kStartTimeout = absl::Seconds(20);
+constexpr absl::Duration kStopTimeout = absl::Seconds(20);
 constexpr size_t kLogTail = 6000;  // bytes
 
 std::string Tail(const fakes::Process& process, const char* name) {
@@ -23,6 +29,19 @@ std::string Tail(const fakes::Process& process, const char* name) {
   return absl::StrCat("--- ", name, " ---\n", log.substr(from));
 }
 }  // namespace
+
+Stack::~Stack() {
+  if (!fakes::kSanitized) return;
+  for (fakes::Process* process : {daemon_.get(), keeper_.get()}) {
+    if (process == nullptr || !process->running()) continue;
+    process->Signal(SIGCONT);
+    // By the signal itself: one that was still starting.
+    if (const int status = process->Terminate(kStopTimeout); status != 0 && status != SIGTERM) {
+      std::fprintf(stderr, "SIGTERM: wait status %d\n%s\n", status, Logs().c_str());
+      std::abort();
+    }
+  }
+}
 
 void Stack::AddWire(const std::string& a, const std::string& b, unsigned queue_pairs, unsigned mtu) {
   AddPort({.name = a, .uplink_kind = "port", .uplink_device = b, .queue_pairs = queue_pairs, .mtu = mtu});

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced. progress WHAT COMMAND…: runs a command that may take long, with a line that says what is done and for how many
-# seconds; its output is shown only if it fails. The line is rewritten in place on a terminal, else printed at start and end.
+# seconds; its output is shown only if it fails. The line is rewritten in place on a terminal; elsewhere it is begun at the
+# start and ended at the end.
 # The line goes to stderr. Returns the command's exit status.
 progress() {
   local what=$1 log status=0 start=$SECONDS pid
@@ -15,13 +16,13 @@ progress() {
       printf '\r  %-60s %4d s' "$what" $((SECONDS - start)) >&2
       read -r -t 0.5 <> <(:) || true  # a pause without a process of its own
     done
-    printf '\r' >&2
+    printf '\r  %-60s ' "$what" >&2
   else
-    printf '  %-60s …\n' "$what" >&2
+    printf '  %-60s ' "$what" >&2
   fi
   wait "$pid" || status=$?
   trap - INT TERM
-  printf '  %-60s %4d s%s\n' "$what" $((SECONDS - start)) "$([ $status = 0 ] || echo "  failed")" >&2
+  printf '%4d s%s\n' $((SECONDS - start)) "$([ $status = 0 ] || echo "  failed")" >&2
   [ $status = 0 ] || tail -n 40 "$log" >&2
   rm -f "$log"
   return $status

@@ -19,7 +19,7 @@ def step(what):
     if sys.stderr.isatty():
         ticker.start()
     else:
-        print(f"  {what:<60} …", file=sys.stderr, flush=True)
+        print(f"  {what:<60} ", end="", file=sys.stderr, flush=True)
     outcome = "  failed"
     try:
         yield
@@ -28,5 +28,5 @@ def step(what):
         done.set()
         if ticker.ident:
             ticker.join()
-        end = "\r" if sys.stderr.isatty() else ""
-        print(f"{end}  {what:<60} {time.monotonic() - start:4.0f} s{outcome}", file=sys.stderr, flush=True)
+        begin = f"\r  {what:<60} " if sys.stderr.isatty() else ""
+        print(f"{begin}{time.monotonic() - start:4.0f} s{outcome}", file=sys.stderr, flush=True)

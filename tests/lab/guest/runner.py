@@ -11,6 +11,7 @@ import time
 TESTS = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TESTS))
 
+from e2e.lib.process import wait_until
 from lab.lib import restore
 from lab.lib.ports import JsonLines, open_port
 
@@ -26,20 +27,16 @@ class Cgroup:
     def enter(self):
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
-    def processes(self):
-        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
-
     def clear(self):
-        """Kills what is left; returns the names."""
+        """Kills what is left, waits until it is gone, which unmaps devices; returns the names."""
         names = []
-        for pid in self.processes():
+        for pid in (self.path / "cgroup.procs").read_text().split():
             try:
                 names.append(pathlib.Path(f"/proc/{pid}/comm").read_text().strip())
             except OSError:
-                pass
+                pass  # it has just ended
         (self.path / "cgroup.kill").write_text("1")
-        while self.processes():
-            time.sleep(0.01)
+        wait_until(lambda: "populated 0" in (self.path / "cgroup.events").read_text(), 60, f"{names} end")
         self.path.rmdir()
         return names
 
@@ -49,6 +46,17 @@ def command_of(path):
         return ["/usr/bin/python3", "-B", "-m", "pytest", "-q", "-s", "--tb=short", "-p", "no:cacheprovider",
                 f"--rootdir={path.parent}", str(path)]
     return ["/bin/bash", str(path)]
+
+
+def tidy_up(cgroup):
+    """Lines that say what a test has left behind; it is gone, or the next test will say so."""
+    lines = []
+    try:
+        left = cgroup.clear()
+        lines += [f"lab: left running, now killed: {' '.join(left)}"] if left else []
+    except (OSError, TimeoutError) as error:
+        lines.append(f"lab: {error}")
+    return lines + [f"lab: left behind, now put back: {line}" for line in restore.restore()]
 
 
 def run(request, host):
@@ -76,21 +84,30 @@ def run(request, host):
         except subprocess.TimeoutExpired:
             pass
         status = 124
-    left = cgroup.clear()
+    for line in tidy_up(cgroup):
+        host.send({"line": line})
     forwarder.join()
-    if left:
-        host.send({"line": f"lab: left running, now killed: {' '.join(left)}"})
-    for line in restore.restore():
-        host.send({"line": f"lab: left behind, now put back: {line}"})
     host.send({"status": status, "seconds": time.monotonic() - start})
 
 
+def shell(size):
+    """A shell on the virtconsole, with job control; returns when it has ended."""
+    with open("/dev/hvc0", "r+b", buffering=0) as terminal:
+        subprocess.run(["stty", "cols", str(size["columns"]), "rows", str(size["rows"])], stdin=terminal, check=False)
+        subprocess.run(["setsid", "--ctty", "--wait", "bash"], cwd="/src/tests/lab", stdin=terminal, stdout=terminal, stderr=terminal,
+                       env={**os.environ, "PYTHONPATH": str(TESTS), "LAB_RESULTS": "/results"}, check=False)
+
+
 def main():
-    with open_port("lab.run") as stream:
+    with open_port("lab.run", timeout=30) as stream:
         host = JsonLines(stream)
         host.send({"ready": True})
-        while (request := host.receive()) and "run" in request:
-            run(request, host)
+        while request := host.receive():
+            if "shell" in request:
+                shell(request["shell"])
+                host.send({"ended": True})
+            else:
+                run(request, host)
 
 
 main()

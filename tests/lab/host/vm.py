@@ -8,6 +8,7 @@ import threading
 import time
 
 from e2e.lib.process import Process
+from lab.host import shell
 from lab.lib import machine
 
 
@@ -61,20 +62,21 @@ class Qmp:
 class Vm:
     """Starts at once. Use with `with`: it is gone afterwards. shares: 9p tag to host folder, for root, src, build, results."""
 
-    def __init__(self, mode, root, kernel, initramfs, shares, logs, shell=False):
+    def __init__(self, mode, root, kernel, initramfs, shares, logs):
         self.mode = mode
         self.console_log = pathlib.Path(logs) / f"console-{mode}.log"
-        ends = {name: socket.socketpair() for name in ("qmp", "run", "monitor")}
+        ends = {name: socket.socketpair() for name in ("qmp", "run", "monitor", "shell")}
         self._ours = {name: pair[0] for name, pair in ends.items()}
         theirs = {name: pair[1] for name, pair in ends.items()}
         args = [*qemu(root), *board(), *nics(), *share_args(shares),
-                "-kernel", kernel, "-initrd", initramfs, "-append", kernel_command_line(mode, shell),
+                "-kernel", kernel, "-initrd", initramfs, "-append", kernel_command_line(mode),
                 "-chardev", f"file,id=console,path={self.console_log}", "-serial", "chardev:console",
                 "-chardev", f"socket,id=qmp,fd={theirs['qmp'].fileno()}", "-mon", "chardev=qmp,mode=control",
                 "-device", "virtio-serial-pci,id=serial"]
         for name in ("run", "monitor"):
             args += ["-chardev", f"socket,id={name},fd={theirs[name].fileno()}",
                      "-device", f"virtserialport,bus=serial.0,chardev={name},name=lab.{name}"]
+        args += ["-chardev", f"socket,id=shell,fd={theirs['shell'].fileno()}", "-device", "virtconsole,chardev=shell"]
         self.process = Process(args, name="QEMU (lab)", log_path=pathlib.Path(logs) / f"qemu-{mode}.log",
                                pass_fds=[s.fileno() for s in theirs.values()],
                                env={"QEMU_MODULE_DIR": f"{root}/usr/lib/x86_64-linux-gnu/qemu"})
@@ -118,14 +120,22 @@ class Vm:
 
     def run(self, test, on_line):
         """(exit status, seconds); on_line gets the test's output as it comes."""
-        request = {"run": test.name, "file": test.path.name, "timeout": test.timeout}
-        self._ours["run"].sendall(json.dumps(request).encode() + b"\n")
+        self._send({"run": test.name, "file": test.path.name, "timeout": test.timeout})
         deadline = time.monotonic() + test.timeout + 60
         while True:
             message = self._receive(max(deadline - time.monotonic(), 0.1))
             if "status" in message:
                 return message["status"], message["seconds"]
             on_line(message["line"])
+
+    def shell(self):
+        """Connects this terminal to a shell in the VM, until that ends."""
+        columns, rows = shell.size()
+        self._send({"shell": {"columns": columns, "rows": rows}})
+        shell.connect(self._ours["shell"], self._ours["run"])
+
+    def _send(self, message):
+        self._ours["run"].sendall(json.dumps(message).encode() + b"\n")
 
     def logs(self):
         return self.process.log_tail(10) + tail(self.console_log)
@@ -146,7 +156,7 @@ def qemu(root):
 
 def board():
     cpus = machine.NODES * machine.CPUS_PER_NODE
-    args = ["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+    args = ["-M", "q35,sata=off,smbus=off", "-accel", "tcg,thread=multi", "-cpu", "max",
             "-smp", f"{cpus},sockets={machine.NODES},cores={machine.CPUS_PER_NODE}",
             "-m", machine.NODES * machine.MEMORY_PER_NODE_MB,
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -174,7 +184,10 @@ def share_args(shares):
     return args
 
 
-def kernel_command_line(mode, shell):
+def kernel_command_line(mode):
     hugepages = ",".join(f"{node}:{machine.HUGEPAGES_PER_NODE}" for node in range(machine.NODES))
     return (f"console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 tsc=reliable intel_iommu=on iommu=pt "
-            f"hugepagesz=2M hugepages={hugepages} lab.mode={mode}" + (" lab.shell" if shell else ""))
+            f"hugepagesz=2M hugepages={hugepages} lab.mode={mode} "
+            # systemd: caches of a system that is made anew (ldconfig alone takes half a minute), log-in prompts.
+            "systemd.condition_needs_update=no systemd.mask=getty.target systemd.mask=serial-getty@ttyS0.service "
+            "systemd.mask=serial-getty@hvc0.service systemd.mask=modprobe@drm.service")

@@ -3,14 +3,24 @@
 import json
 import os
 import pathlib
+import time
 
 
-def open_port(name):
-    """A binary file, unbuffered, or an error if another process has the port open."""
-    for entry in pathlib.Path("/sys/class/virtio-ports").iterdir():
-        if (entry / "name").read_text().strip() == name:
-            return os.fdopen(os.open(f"/dev/{entry.name}", os.O_RDWR | os.O_CLOEXEC), "r+b", buffering=0)
-    raise FileNotFoundError(f"no virtio-serial port {name}: this runs in the lab VM only")
+def _find(name):
+    for entry in pathlib.Path("/sys/class/virtio-ports").glob("*/name"):
+        if entry.read_text().strip() == name:
+            return f"/dev/{entry.parent.name}"
+    return None
+
+
+def open_port(name, timeout=0):
+    """A binary file, unbuffered; an error if another process has the port open. At boot a port may take until it is there."""
+    deadline = time.monotonic() + timeout
+    while not (path := _find(name)):
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"no virtio-serial port {name}: this runs in the lab VM only")
+        time.sleep(0.01)
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CLOEXEC), "r+b", buffering=0)
 
 
 class JsonLines:

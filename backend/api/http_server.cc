@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "backend/api/routes.h"
 #include "backend/base/log.h"
+#include "backend/base/unix_address.h"
 
 namespace everport {
 namespace {
@@ -332,9 +333,9 @@ absl::Status ApiServer::Acceptor::MakeWay(const std::string& path) {
 }
 
 absl::Status ApiServer::Acceptor::Bind(const std::string& path) {
-  if (path.empty() || path.size() > 107) {
+  if (const absl::Status status = UnixAddress::Of(path).status(); !status.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("API socket ", path, ": the path is not of 1 to 107 bytes; choose a shorter [daemon].run_dir"));
+        absl::StrCat("API socket ", std::string(status.message()), " ([daemon].run_dir)"));
   }
   if (absl::Status status = MakeWay(path); !status.ok()) return status;
   error_code error;

@@ -147,7 +147,7 @@ void ShowEvents(const Call& call) {
   }
   const auto follow = call.query.find("follow");
   const std::string wanted = follow == call.query.end() ? "" : follow->second;
-  if (wanted != "" && wanted != "yes" && wanted != "no") {
+  if (!wanted.empty() && wanted != "yes" && wanted != "no") {
     return call.respond(ErrorResponse(400, "events: follow is neither \"yes\" nor \"no\"; \"no\" ends after the last"));
   }
   ApiResponse response;

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "backend/base/unix_address.h"
 #include "backend/config/config.h"
 
 namespace everport::config {
@@ -30,8 +31,8 @@ inline constexpr Range<uint16_t> kQueuePairs{1, 16};
 inline constexpr Range<uint16_t> kMtu{68, 9216};  // bytes
 inline constexpr Range<uint32_t> kMaxSleepUs{0, 1'000'000};
 inline constexpr Range<uint32_t> kFailbackDelayMs{0, UINT32_MAX};
-inline constexpr Range<unsigned> kCpu{0, 8191};  // Linux's largest NR_CPUS
-inline constexpr size_t kMaxSocketPath = 107;    // bytes; sockaddr_un's sun_path without its NUL
+inline constexpr Range<unsigned> kCpu{0, 8191};                  // Linux's largest NR_CPUS
+inline constexpr size_t kMaxSocketPath = UnixAddress::kMaxPath;  // bytes
 
 // A rule that was broken: where, and "cause; mend". key is relative to the port ("uplink[0].device").
 struct Problem {

@@ -62,6 +62,7 @@ Poller::~Poller() {
   if (!started_) return;
   Mail([this] { stop_ = true; });
   rte_eal_wait_lcore(lcore_);
+  (void)ended_.load(std::memory_order_acquire);  // the library's own order is not one that ThreadSanitizer sees
 }
 
 void Poller::Add(Lane* lane) {
@@ -129,6 +130,7 @@ int Poller::Main(void* self) {
   while (!poller->stop_) poller->RunOnce();
   rte_rcu_qsbr_thread_offline(poller->rcu_, poller->index_);
   rte_rcu_qsbr_thread_unregister(poller->rcu_, poller->index_);
+  poller->ended_.store(true, std::memory_order_release);
   return 0;
 }
 

@@ -84,6 +84,7 @@ class Poller {
   std::mutex mutex_;
   std::vector<std::function<void()>> mail_;
   std::atomic<bool> has_mail_{false};
+  std::atomic<bool> ended_{false};
 
   // The poller's own.
   bool stop_ = false;

@@ -69,8 +69,8 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
   if (spec.queue_pairs > contract->max_queue_pairs || spec.mtu > contract->max_mtu)
     return refuse(absl::StrCat("contract ", spec.contract, " allows ", contract->max_queue_pairs,
                                " queue pairs and mtu ", contract->max_mtu));
-  absl::StatusOr<std::unique_ptr<SessionIo>> io =
-      SessionIo::Create(io_, watch_, spec, *contract, absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
+  absl::StatusOr<std::unique_ptr<SessionIo>> io = SessionIo::Create(
+      io_, watch_, signal_, spec, *contract, absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
   if (!io.ok()) return refuse(std::string(io.status().message()));
   spdlog::info("{}: served for daemon \"{}\", front-end at {}", spec.name, owner, spec.socket);
   const Port& port = ports_.emplace(spec.name, Port{owner, *std::move(io)}).first->second;

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "backend/config/config.h"
 #include "backend/keeper/control_server.h"
+#include "backend/keeper/event_signal.h"
 #include "backend/keeper/session_io.h"
 #include "backend/keeper/socket_watch.h"
 
@@ -40,6 +41,7 @@ class Keeper : private ControlServer::Ports, private SessionIo::Observer {
   boost::asio::io_context& io_;
   std::string run_dir_;
   SocketWatch watch_;
+  EventSignal signal_;
   std::unique_ptr<ControlServer> control_;
   std::map<std::string, Port> ports_;
 };

@@ -1,6 +1,5 @@
 #include "backend/keeper/session_io.h"
 
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -25,35 +24,26 @@ constexpr std::chrono::seconds kResyncWindow{1};
 constexpr unsigned kResyncsAWindow = 20;
 constexpr milliseconds kResyncPause{10};
 
-// An eventfd's counter one up. The descriptor is the front-end's, who may have filled it or made it blocking: a write
-// that would wait is left out, the guest has calls enough to find then.
-void Signal(int fd) {
-  const int flags = ::fcntl(fd, F_GETFL);
-  if (flags < 0 || (!(flags & O_NONBLOCK) && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)) return;
-  pollfd poll{fd, POLLOUT, 0};
-  if (::poll(&poll, 1, 0) != 1 || !(poll.revents & POLLOUT)) return;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(fd, &one, sizeof one);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SessionIo>> SessionIo::Create(boost::asio::io_context& io, SocketWatch& watch,
-                                                             const PortSpec& spec, const FeatureContract& contract,
+                                                             EventSignal& signal, const PortSpec& spec,
+                                                             const FeatureContract& contract,
                                                              const std::string& daemon_socket, Observer& observer) {
   absl::StatusOr<IndexPageFile> page = IndexPageFile::Create();
   if (!page.ok()) return page.status();
   absl::StatusOr<UniqueFd> listener = ListenUnix(daemon_socket, SOCK_STREAM);
   if (!listener.ok()) return listener.status();
-  return std::unique_ptr<SessionIo>(
-      new SessionIo(io, watch, spec, contract, daemon_socket, *std::move(listener), *std::move(page), observer));
+  return std::unique_ptr<SessionIo>(new SessionIo(io, watch, signal, spec, contract, daemon_socket,
+                                                  *std::move(listener), *std::move(page), observer));
 }
 
-SessionIo::SessionIo(boost::asio::io_context& io, SocketWatch& watch, const PortSpec& spec,
+SessionIo::SessionIo(boost::asio::io_context& io, SocketWatch& watch, EventSignal& signal, const PortSpec& spec,
                      const FeatureContract& contract, std::string daemon_socket, UniqueFd listener, IndexPageFile page,
                      Observer& observer)
     : io_(io),
       watch_(watch),
+      signal_(signal),
       observer_(observer),
       daemon_socket_(std::move(daemon_socket)),
       page_(std::move(page)),
@@ -235,7 +225,7 @@ void SessionIo::CountResync() {
 void SessionIo::Do(SignalCalls& action) {
   for (const unsigned ring : action.rings) {
     const UniqueFd& call = session_.record().vrings[ring].call;
-    if (call.valid()) Signal(call.get());
+    if (call.valid()) signal_.Signal(call.get());
   }
 }
 

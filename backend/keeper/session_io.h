@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/keeper/acceptor.h"
+#include "backend/keeper/event_signal.h"
 #include "backend/keeper/fd_watcher.h"
 #include "backend/keeper/index_page_file.h"
 #include "backend/keeper/session.h"
@@ -33,7 +34,8 @@ class SessionIo {
 
   // Listens for the daemon at once (the socket is unlinked when this goes), and begins to look for the front-end.
   static absl::StatusOr<std::unique_ptr<SessionIo>> Create(boost::asio::io_context& io, SocketWatch& watch,
-                                                           const PortSpec& spec, const FeatureContract& contract,
+                                                           EventSignal& signal, const PortSpec& spec,
+                                                           const FeatureContract& contract,
                                                            const std::string& daemon_socket, Observer& observer);
   ~SessionIo();
   SessionIo(const SessionIo&) = delete;
@@ -53,8 +55,9 @@ class SessionIo {
     FdWatcher watcher;
   };
 
-  SessionIo(boost::asio::io_context& io, SocketWatch& watch, const PortSpec& spec, const FeatureContract& contract,
-            std::string daemon_socket, UniqueFd listener, IndexPageFile page, Observer& observer);
+  SessionIo(boost::asio::io_context& io, SocketWatch& watch, EventSignal& signal, const PortSpec& spec,
+            const FeatureContract& contract, std::string daemon_socket, UniqueFd listener, IndexPageFile page,
+            Observer& observer);
 
   void TryConnect();
   void RetryConnect();
@@ -83,6 +86,7 @@ class SessionIo {
 
   boost::asio::io_context& io_;
   SocketWatch& watch_;
+  EventSignal& signal_;
   Observer& observer_;
   const std::string daemon_socket_;
   IndexPageFile page_;

@@ -2,28 +2,15 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "backend/base/unix_address.h"
 
 namespace everport {
 namespace {
-
-std::optional<sockaddr_un> Address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) return std::nullopt;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
-absl::Status TooLong(const std::string& path) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": a socket's path has 1 to 107 bytes"));
-}
 
 absl::Status Failed(const std::string& path, const char* what) {
   return absl::UnavailableError(absl::StrCat(path, ": ", what, ": ", std::strerror(errno)));
@@ -32,18 +19,17 @@ absl::Status Failed(const std::string& path, const char* what) {
 }  // namespace
 
 absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path, int type) {
-  const auto address = Address(path);
-  if (!address) return TooLong(path);
+  const absl::StatusOr<UnixAddress> address = UnixAddress::Of(path);
+  if (!address.ok()) return address.status();
   UniqueFd fd(::socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return Failed(path, "socket");
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
-    return Failed(path, "connect");
+  if (::connect(fd.get(), address->get(), address->size()) != 0) return Failed(path, "connect");
   return fd;
 }
 
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, int type) {
-  const auto address = Address(path);
-  if (!address) return TooLong(path);
+  const absl::StatusOr<UnixAddress> address = UnixAddress::Of(path);
+  if (!address.ok()) return address.status();
   struct stat st {};
   if (::lstat(path.c_str(), &st) == 0) {
     if (!S_ISSOCK(st.st_mode)) return absl::AlreadyExistsError(absl::StrCat(path, ": there, and not a socket"));
@@ -53,7 +39,7 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, int type) {
   UniqueFd fd(::socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return Failed(path, "socket");
   const mode_t old = ::umask(0177);
-  const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
+  const int bound = ::bind(fd.get(), address->get(), address->size());
   ::umask(old);
   if (bound != 0) return Failed(path, "bind");
   constexpr int kBacklog = 16;

@@ -2,13 +2,13 @@
 
 #include <errno.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <chrono>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
+#include "backend/base/unix_address.h"
 
 namespace everport {
 namespace {
@@ -19,17 +19,14 @@ constexpr int kSendBuffer = 4 << 20;
 constexpr auto kReplyDeadline = std::chrono::seconds(2);
 
 absl::StatusOr<UniqueFd> ConnectTo(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    return absl::InvalidArgumentError(absl::StrCat(path, ": longer than 107 bytes"));
-  std::memcpy(address.sun_path, path.data(), path.size());
+  const absl::StatusOr<UnixAddress> address = UnixAddress::Of(path);
+  if (!address.ok()) return address.status();
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   // 256 ports' requests at once do not fit into the default buffer.
   const int buffer = kSendBuffer;
   if (fd.valid() && setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer) != 0)
     (void)setsockopt(fd.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
-  if (!fd.valid() || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+  if (!fd.valid() || connect(fd.get(), address->get(), address->size()) != 0)
     return absl::UnavailableError(
         absl::StrCat(path, ": ", strerror(errno), "; start everport-keeper, or set keeper = false"));
   return fd;

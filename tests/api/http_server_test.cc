@@ -4,17 +4,16 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "backend/base/unique_fd.h"
+#include "backend/base/unix_address.h"
 #include "tests/api/fake_service.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -30,10 +29,8 @@ using ::testing::StartsWith;
 class RawClient {
  public:
   explicit RawClient(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-    connected_ = ::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+    const auto address = UnixAddress::Of(path);
+    connected_ = address.ok() && ::connect(fd_.get(), address->get(), address->size()) == 0;
   }
   bool connected() const { return connected_; }
   // How much of it the socket took.
@@ -380,10 +377,9 @@ TEST_F(HttpServerTest, SocketGoesWithTheServer) {
 
 TEST_F(HttpServerTest, StaleSocketIsReplaced) {
   const UniqueFd stale(::socket(AF_UNIX, SOCK_STREAM, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-  ASSERT_EQ(::bind(stale.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  const auto address = UnixAddress::Of(path);
+  ASSERT_TRUE(address.ok()) << address.status();
+  ASSERT_EQ(::bind(stale.get(), address->get(), address->size()), 0);
   Listen();
   ExpectServesAnother();
 }

@@ -7,30 +7,23 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
-#include <cstring>
 
 #include "backend/base/unique_fd.h"
+#include "backend/base/unix_address.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/fakes/vhost_socket.h"
 
 namespace everport::assumptions {
 namespace {
 
-sockaddr_un Address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.c_str(), path.size());
-  return address;
-}
 int Connect(const std::string& path) {
   const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM, 0));
-  const sockaddr_un address = Address(path);
-  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
+  const auto address = UnixAddress::Of(path).value();
+  return ::connect(fd.get(), address.get(), address.size()) == 0 ? 0 : errno;
 }
 
 // A server's socket is in the folder as soon as it is bound, and refuses until it listens. So who watches the folder
@@ -40,8 +33,8 @@ TEST(UnixSocket, IsThereFromBindAndTakesConnectionsFromListen) {
   const UniqueFd watch(::inotify_init1(IN_NONBLOCK));
   ASSERT_GE(::inotify_add_watch(watch.get(), dir.path().c_str(), IN_CREATE | IN_MOVED_TO), 0);
   const UniqueFd server(::socket(AF_UNIX, SOCK_STREAM, 0));
-  const sockaddr_un address = Address(dir / "s");
-  ASSERT_EQ(::bind(server.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  const auto address = UnixAddress::Of(dir / "s").value();
+  ASSERT_EQ(::bind(server.get(), address.get(), address.size()), 0);
   EXPECT_TRUE(fakes::WaitFd(watch.get(), POLLIN, absl::ZeroDuration())) << "inotify tells of bind";
   char events[4096];
   ASSERT_GT(::read(watch.get(), events, sizeof events), 0);

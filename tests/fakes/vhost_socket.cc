@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -10,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "backend/base/unix_address.h"
 #include "tests/fakes/require.h"
 
 namespace everport::fakes {
@@ -33,13 +33,10 @@ VhostListener::VhostListener(std::string path) : path_(std::move(path)) {
   ::unlink(path_.c_str());
   fd_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   FAKES_REQUIRE(fd_.valid());
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  errno = ENAMETOOLONG;
-  FAKES_REQUIRE(path_.size() < sizeof address.sun_path);
-  std::memcpy(address.sun_path, path_.c_str(), path_.size());
+  const auto address = UnixAddress::Of(path_);
+  FAKES_REQUIRE(address.ok());
   // QEMU binds first and listens a moment later, too.
-  FAKES_REQUIRE(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  FAKES_REQUIRE(::bind(fd_.get(), address->get(), address->size()) == 0);
   FAKES_REQUIRE(::listen(fd_.get(), 1) == 0);
 }
 

@@ -514,6 +514,25 @@ TEST_F(KeeperTest, HostileFrontendsLoseTheirSessionsAndLeaveNothingBehind) {
   EXPECT_EQ(keeper_->fd_count(), fds) << absl::StrJoin(keeper_->fds(), "\n");
 }
 
+// The descriptor is the front-end's as much as the keeper's: it stays as it was made, and waits for nobody.
+TEST_F(KeeperTest, AFullCallDescriptorThatWaitsHoldsNothingUpAndKeepsItsMode) {
+  StartKeeper(1);
+  FrontEnd front(Options(0));
+  ASSERT_TRUE(front.Connect(kWait).ok());
+  const int call = front.call_fd(0);
+  const int mode = ::fcntl(call, F_GETFL) & ~O_NONBLOCK;
+  ASSERT_EQ(::fcntl(call, F_SETFL, mode), 0);
+  uint64_t count = ~uint64_t{1};
+  ASSERT_EQ(::write(call, &count, sizeof count), ssize_t{sizeof count});
+  FakeDaemon daemon({.socket = DaemonSocket(0)});
+  ASSERT_TRUE(keeper_->WaitLog("daemon holds the session", kWait)) << keeper_->log();
+  EXPECT_TRUE(front.WaitCall(1, kWait)) << "the ring after it is called";
+  EXPECT_TRUE(front.Ask(Request::kGetFeatures).ok());
+  EXPECT_EQ(::fcntl(call, F_GETFL), mode);
+  EXPECT_EQ(::read(call, &count, sizeof count), ssize_t{sizeof count});
+  EXPECT_EQ(count, ~uint64_t{0}) << "signalled without a write";
+}
+
 TEST_F(KeeperTest, SixtyFourSessionsConnectWithin20msAndFitIn16MiB) {
   constexpr unsigned kPorts = 64;
   StartKeeper(kPorts);

@@ -6,12 +6,13 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+
+#include "backend/base/unix_address.h"
 
 namespace everport {
 namespace {
@@ -35,10 +36,9 @@ class KeeperClientTest : public ::testing::Test, public KeeperClient::Listener {
   // The keeper's end.
   void Listen() {
     listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strcpy(address.sun_path, Path().c_str());
-    ASSERT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    const auto address = UnixAddress::Of(Path());
+    ASSERT_TRUE(address.ok()) << address.status();
+    ASSERT_EQ(bind(listener_.get(), address->get(), address->size()), 0);
     ASSERT_EQ(listen(listener_.get(), 4), 0);
   }
   void Accept() { peer_.reset(accept(listener_.get(), nullptr, nullptr)); }

@@ -26,7 +26,7 @@ struct Options {
   Action action;
 
   std::string name;
-  unsigned index = 0;
+  int index = 0;
   PortAddOptions add;
   bool no_follow = false;
   TopOptions top;
@@ -99,11 +99,16 @@ void AddPortVerbs(CLI::App& app, Options& o) {
        [&o](const Client& client) { return ShowPort(client, o.name); })
       ->add_option("NAME", o.name, "port")
       ->required();
-  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks (not available yet).",
-                        "everportctl path vm1-net0 1   # its second uplink",
+  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks, which the guest does not notice.",
+                        "everportctl path vm1-net0 1      # its second uplink, as long as that works\n"
+                        "everportctl path vm1-net0 auto   # by the configuration's order again",
                         [&o](const Client& client) { return SwitchPath(client, o.name, o.index); });
   path->add_option("NAME", o.name, "port")->required();
-  path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink")->required();
+  path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink; auto: the configuration's order decides again")
+      ->required()
+      ->transform(CLI::Transformer(std::map<std::string, int>{{"auto", -1}}))
+      ->check(CLI::Range(-1, 255))
+      ->type_name("N|auto");
 }
 
 void AddWatchVerbs(CLI::App& app, Options& o) {

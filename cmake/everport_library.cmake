@@ -49,7 +49,8 @@ function(everport_sanitized_test NAME)
   set_tests_properties(${NAME} PROPERTIES TIMEOUT ${_timeout})
   set_property(TEST ${NAME} APPEND PROPERTY ENVIRONMENT_MODIFICATION
     "EVERPORT_KILL_POINTS=set:128"
-    "TSAN_OPTIONS=set:history_size=7"  # the longest: else the other side of a race is often not known any more
+    # The longest history: else the other side of a race is often not known any more.
+    "TSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp,history_size=7"
     "LSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp,print_suppressions=0"
     "UBSAN_OPTIONS=set:print_stacktrace=1")
 endfunction()

@@ -199,7 +199,7 @@ uint16_t Lane::Offer(uint16_t guest_queue, uint16_t uplink_queue, rte_mbuf** fra
   uint32_t lengths[OffloadStage::kRound];
   static_assert(OffloadStage::kRound >= kBurst);
   for (uint16_t i = 0; i < n; ++i) lengths[i] = frames[i]->pkt_len;  // the mbufs are gone afterwards
-  const uint16_t sent = path_.uplink->Transmit(uplink_queue, frames, n);
+  const uint16_t sent = std::min(n, path_.uplink->Transmit(uplink_queue, frames, n));
   uint64_t bytes = 0;
   for (uint16_t i = 0; i < sent; ++i) bytes += lengths[i];
   LaneCounters::Add(counters_->tx_packets, sent);
@@ -258,7 +258,7 @@ unsigned Lane::ToGuest(Endpoint& from, uint16_t uplink_queue, uint16_t guest_que
     const uint16_t queue = uplink_queue % guest_queues;
     uint32_t lengths[kBurst];
     for (uint16_t i = 0; i < n; ++i) lengths[i] = frames[i]->pkt_len;
-    sent = guest_->Transmit(queue, frames, n);
+    sent = std::min(n, guest_->Transmit(queue, frames, n));
     uint64_t bytes = 0;
     for (uint16_t i = 0; i < sent; ++i) bytes += lengths[i];
     LaneCounters::Add(counters_->rx_packets, sent);

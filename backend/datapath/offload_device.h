@@ -26,6 +26,8 @@ class OffloadDevice {
   // Lets go of the rings; when it returns the device does not touch them any more, or it has gone. Fills in the
   // positions to go on from (avail_base, used_base of each ring). The error says what was unclean; the positions count.
   virtual absl::Status Stop(GuestRings& rings) = 0;
+  // The data path has seen it stall, or its uplink is being given up: the next Stop need not wait for it long. Any thread.
+  virtual void Suspect() {}
 
   virtual Trouble trouble() const = 0;
   // Readable when trouble() may have changed; -1: poll it. The caller drains it (eventfd).

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import time
 
+from e2e.lib.progress import step
+
 HOST = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HOST.parents[2]
 KEPT_LOGS = 10
@@ -24,23 +26,30 @@ def _run(script, *args):
         raise RuntimeError(f"{script} failed; what it said is above")
 
 
-@contextlib.contextmanager
-def _locked(path, how):
+def _lock(file, how, waits_for):
+    """Says what it waits for, if it has to."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with step(f"lab: waiting for {waits_for}"):
+            fcntl.flock(file, how)
+
+
+def _lock_file(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, how)
-        yield lock
+    return open(path, "w")
 
 
 @contextlib.contextmanager
 def root():
     """The Debian root; nobody makes it anew while this is held."""
     lab = lab_dir()
-    with _locked(lab / "root.lock", fcntl.LOCK_SH) as lock:
+    with _lock_file(lab / "root.lock") as lock:
+        _lock(lock, fcntl.LOCK_SH, "another run that makes the root")
         if subprocess.run([HOST / "make-root", "--check", lab], check=False).returncode != 0:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, fcntl.LOCK_EX, "runs that use the old root")
             _run("make-root", lab)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            _lock(lock, fcntl.LOCK_SH, "another run that makes the root")
         yield lab / "root"
 
 
@@ -49,7 +58,8 @@ def build(into):
     lab = lab_dir()
     name = hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:8]
     folder = lab / "build" / name
-    with _locked(lab / "build.lock", fcntl.LOCK_EX):
+    with _lock_file(folder.with_suffix(".lock")) as lock:
+        _lock(lock, fcntl.LOCK_EX, "another run's build of the same sources")
         _run("build-in-root", lab, REPOSITORY, folder)
         subprocess.run(["cp", "--archive", "--link", folder, into], check=True)
 

@@ -2,7 +2,7 @@
 
 The tests are one story in this order.
 """
-# lab: systemd timeout=400
+# lab: systemd
 
 import json
 import os

@@ -347,7 +347,8 @@ GuestRings GuestEndpoint::ReadRings(int vid) const {
 absl::StatusOr<GuestRings> GuestEndpoint::Rings() {
   const std::unique_lock lock(device_mutex_, std::try_to_lock);  // held elsewhere: it is going away
   const int vid = lock ? vid_.load(std::memory_order_acquire) : -1;
-  if (vid < 0) return absl::FailedPreconditionError(absl::StrCat("port ", port_, ": the guest's device is not running"));
+  if (vid < 0)
+    return absl::FailedPreconditionError(absl::StrCat("port ", port_, ": the guest's device is not running"));
   return ReadRings(vid);
 }
 

@@ -72,9 +72,8 @@ void Lane::MoveHeldToNewPath() {
     }
     for (size_t at = 0; at < before.frames.size(); at += kBurst) {
       const auto n = static_cast<uint16_t>(std::min<size_t>(kBurst, before.frames.size() - at));
-      offload_->Process(path_.uplink->transmit_caps(), &before.frames[at], n, [&](rte_mbuf** ready, uint16_t count) {
-        SendToUplink(q, q % uplink_queues, ready, count);
-      });
+      offload_->Process(path_.uplink->transmit_caps(), &before.frames[at], n,
+                        [&](rte_mbuf** ready, uint16_t count) { SendToUplink(q, q % uplink_queues, ready, count); });
     }
   }
   BookOffloadDrops();
@@ -162,9 +161,8 @@ unsigned Lane::FromGuest(uint16_t guest_queue, uint16_t uplink_queues) {
     LaneCounters::Add(counters_->drops_uplink_full, n);
     return n;
   }
-  offload_->Process(path_.uplink->transmit_caps(), frames, n, [&](rte_mbuf** ready, uint16_t count) {
-    SendToUplink(guest_queue, queue, ready, count);
-  });
+  offload_->Process(path_.uplink->transmit_caps(), frames, n,
+                    [&](rte_mbuf** ready, uint16_t count) { SendToUplink(guest_queue, queue, ready, count); });
   BookOffloadDrops();
   return n;
 }

@@ -32,8 +32,8 @@ struct alignas(64) LaneCounters {
 //
 // What the uplink does not take at once the lane holds, and takes nothing more from that guest queue meanwhile: a slow
 // uplink slows the guest down and costs no frame, and at a switch of the path what is held goes out on the new one. An
-// uplink that takes nothing for kHoldMs is full for good: then its frames are dropped until it takes some again, so that
-// the guest does not stall with it.
+// uplink that takes nothing for kHoldMs is full for good: then its frames are dropped until it takes some again, so
+// that the guest does not stall with it.
 class Lane {
  public:
   static constexpr uint64_t kHoldMs = 100;
@@ -78,7 +78,7 @@ class Lane {
   // Frames from one guest queue that the uplink did not take yet, oldest first.
   struct Held {
     std::vector<rte_mbuf*> frames;
-    uint64_t since = 0;    // TSC of the first refusal in a row; 0: none
+    uint64_t since = 0;     // TSC of the first refusal in a row; 0: none
     bool hopeless = false;  // for longer than kHoldMs
   };
   unsigned Discard(uint16_t guest_queue);
@@ -104,8 +104,8 @@ class Lane {
   std::optional<OffloadStage> offload_;
   std::vector<Endpoint*> endpoints_;
   uint32_t path_serial_ = 0;
-  unsigned rounds_ = 0;  // since the standbys were polled
-  std::vector<Held> held_;  // by guest queue
+  unsigned rounds_ = 0;                     // since the standbys were polled
+  std::vector<Held> held_;                  // by guest queue
   std::atomic<uint64_t> stalled_since_{0};  // TSC; 0: not
   std::atomic<uint64_t> announce_{0};       // bit 48 set: pending, with the MAC below
 };

@@ -53,8 +53,8 @@ class Poller {
   struct Slot {
     Lane* lane;
     uint32_t generation = ~0u;  // as of Watch
-    bool waiting = false;                                      // wake descriptors are in epoll and notification is on
-    bool complete = true;                                      // every queue has a descriptor
+    bool waiting = false;       // wake descriptors are in epoll and notification is on
+    bool complete = true;       // every queue has a descriptor
     std::vector<UniqueFd> fds;
   };
 

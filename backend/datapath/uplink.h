@@ -13,12 +13,13 @@
 
 namespace everport {
 
-// An uplink that works: its endpoint and the mbufs it may hold. Destroy it only when no poller uses it; where it was opened.
+// An uplink that works: its endpoint and the mbufs it may hold. Destroy it only when no poller uses it; where it was
+// opened.
 struct Uplink {
   // Order matters: the endpoint gives its mbufs back before the lease ends.
   std::unique_ptr<Mempools::Lease> lease;
-  std::shared_ptr<Endpoint> endpoint;       // relay; nullptr for an offload device
-  std::shared_ptr<OffloadDevice> offload;   // offload; nullptr for a relay
+  std::shared_ptr<Endpoint> endpoint;      // relay; nullptr for an offload device
+  std::shared_ptr<OffloadDevice> offload;  // offload; nullptr for a relay
   double opening_ms = 0;                   // that opening it took
 
   Trouble trouble() const { return offload ? offload->trouble() : endpoint->trouble(); }

@@ -1,8 +1,7 @@
 #include "backend/service/port.h"
 
-#include <boost/asio/post.hpp>
-
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -366,9 +365,7 @@ PortView Port::View() const {
   }
   for (int i = 0; i < uplinks_.size(); ++i) {
     const UplinkSet::Item& item = uplinks_.at(i);
-    const char* state = i == active          ? "active"
-                        : item.error.empty() ? (item.open ? "standby" : "opening")
-                                             : "failed";
+    const char* state = i == active ? "active" : item.error.empty() ? (item.open ? "standby" : "opening") : "failed";
     view.uplinks.push_back({item.config, state, item.error});
   }
   view.switches = switches_;
@@ -406,7 +403,7 @@ PlacementRow Port::Placement() const {
   row.mempool_node = pooled ? uplinks_.at(active).open->lease->node() : -1;
   row.poller = poller ? poller->index() : -1;
   row.poller_node = poller ? poller->numa_node() : -1;
-  row.note = poller               ? path_.placement().note
+  row.note = poller              ? path_.placement().note
              : path_.offloaded() ? "not polled: the device serves the guest's rings"
                                  : "not polled: the guest is not running";
   return row;

@@ -188,8 +188,7 @@ void PortPath::FollowRelay() {
 }
 
 void PortPath::FollowOffload() {
-  if (!offload_->TakeChanges())
-    Apply(machine_.Begin({active()}, "the guest has changed its rings", true, absl::Now()));
+  if (!offload_->TakeChanges()) Apply(machine_.Begin({active()}, "the guest has changed its rings", true, absl::Now()));
 }
 
 absl::StatusOr<Lane::Path> PortPath::LanePath(int path) {

@@ -40,8 +40,9 @@ class PortPath {
   void SetGuest(std::shared_ptr<GuestEndpoint> guest);
   void SetMac(const uint8_t mac[6]);
 
-  // Makes `wanted` (-1: none) the path, and lets the lane follow what else has changed: the guest's queues and features,
-  // standbys. orderly: the present path works. While a switch is under way nothing is done; Hooks::changed tells its end.
+  // Makes `wanted` (-1: none) the path, and lets the lane follow what else has changed: the guest's queues and
+  // features, standbys. orderly: the present path works. While a switch is under way nothing is done; Hooks::changed
+  // tells its end.
   void Reconcile(int wanted, const std::string& cause, bool orderly);
   // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more.
   void Renumber(const std::vector<int>& moved);

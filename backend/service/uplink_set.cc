@@ -54,8 +54,14 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
       moved[same] = static_cast<int>(items_.size());
       items_.push_back(std::move(before[same]));
     } else {
-      items_.push_back(
-          {uplink, HealthMonitor(absl::Milliseconds(port.failback_delay_ms)), {}, false, nullptr, false, 0, NextSerial()});
+      items_.push_back({uplink,
+                        HealthMonitor(absl::Milliseconds(port.failback_delay_ms)),
+                        {},
+                        false,
+                        nullptr,
+                        false,
+                        0,
+                        NextSerial()});
     }
   }
   for (size_t i = 0; i < before.size(); ++i) {
@@ -179,7 +185,8 @@ bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) 
     if (index != item.ifindex) {
       changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
     } else {
-      changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(), "the device is down or has no carrier");
+      changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(),
+                           "the device is down or has no carrier");
     }
   }
   return changed;

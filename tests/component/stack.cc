@@ -59,11 +59,12 @@ std::string Stack::ConfigText() const {
                    options_.poller_cpu < 0 ? "" : absl::StrCat("pollers = [", options_.poller_cpu, "]\n"),
                    "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n");
   for (const TestPort& port : ports_) {
-    absl::StrAppend(&text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name),
-                    "\"\n", port.mac.empty() ? "" : absl::StrCat("mac = \"", port.mac, "\"\n"),
-                    port.failback_delay_ms < 0 ? "" : absl::StrCat("failback_delay_ms = ", port.failback_delay_ms, "\n"),
-                    "queue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"",
-                    port.uplink_kind, "\"\ndevice = \"", port.uplink_device, "\"\n");
+    absl::StrAppend(
+        &text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name), "\"\n",
+        port.mac.empty() ? "" : absl::StrCat("mac = \"", port.mac, "\"\n"),
+        port.failback_delay_ms < 0 ? "" : absl::StrCat("failback_delay_ms = ", port.failback_delay_ms, "\n"),
+        "queue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"", port.uplink_kind,
+        "\"\ndevice = \"", port.uplink_device, "\"\n");
     for (const auto& [kind, device] : port.more_uplinks)
       absl::StrAppend(&text, "[[port.uplink]]\nkind = \"", kind, "\"\ndevice = \"", device, "\"\n");
   }

@@ -29,8 +29,8 @@ struct TestPort {
   std::string uplink_device;
   unsigned queue_pairs = 1;
   unsigned mtu = 1500;
-  std::string mac = {};  // empty: the daemon makes one
-  int failback_delay_ms = -1;  // -1: the default
+  std::string mac = {};                                                // empty: the daemon makes one
+  int failback_delay_ms = -1;                                          // -1: the default
   std::vector<std::pair<std::string, std::string>> more_uplinks = {};  // kind, device; less preferred
 };
 

@@ -28,7 +28,7 @@ namespace {
 
 using fakes::FrontEnd;
 
-constexpr uint16_t kTestType = 0x88b5;  // of test frames
+constexpr uint16_t kTestType = 0x88b5;             // of test frames
 constexpr char kGuestMac[] = "52:54:00:00:ee:02";  // where test frames go
 constexpr size_t kFrame = 600;
 constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
@@ -45,7 +45,8 @@ class FarEnd {
 
 class PacketFarEnd : public FarEnd {
  public:
-  explicit PacketFarEnd(const std::string& device) : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
+  explicit PacketFarEnd(const std::string& device)
+      : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
     const int size = 16 << 20, on = 1;
     setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
     setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
@@ -149,11 +150,12 @@ void Shell(const std::string& command) {
   ASSERT_EQ(std::system(command.c_str()), 0) << command;
 }
 
-class PathSwitchTest : public testing::TestWithParam<bool> {
+class SwitchingTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     ASSERT_EQ(unshare(CLONE_NEWNET), 0) << "needs root";
-    Shell("ip link set lo up && ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
+    Shell(
+        "ip link set lo up && ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
     const std::string memif = "net_memif0,role=%s,socket=" + (other_.dir() / "memif.sock") + ",socket-abstract=no";
     const auto role = [&](const char* name) { return std::string(memif).replace(memif.find("%s"), 2, name); };
     stack_.AddPort({.name = "vm",
@@ -232,7 +234,8 @@ class PathSwitchTest : public testing::TestWithParam<bool> {
     std::istringstream lines(stack_.GetText("/v1/events?follow=no").value_or(""));
     for (std::string line; std::getline(lines, line);) {
       const boost::json::object event = boost::json::parse(line).as_object();
-      if (event.contains("path") && event.at("port") == "vm") gaps.push_back(event.at("path").at("ms").to_number<double>());
+      if (event.contains("path") && event.at("port") == "vm")
+        gaps.push_back(event.at("path").at("ms").to_number<double>());
     }
     std::sort(gaps.begin(), gaps.end());
     return gaps;
@@ -249,7 +252,7 @@ class PathSwitchTest : public testing::TestWithParam<bool> {
   absl::Status failure_;
 };
 
-TEST_P(PathSwitchTest, NothingIsLostDoubledOrOvertaken) {
+TEST_P(SwitchingTest, NothingIsLostDoubledOrOvertaken) {
   constexpr unsigned kSwitches = 1000;
   ASSERT_TRUE(WaitUsable()) << stack_.Logs();
   ASSERT_TRUE(Switch(0).ok());
@@ -292,7 +295,7 @@ TEST_P(PathSwitchTest, NothingIsLostDoubledOrOvertaken) {
   if (HasFailure()) std::printf("%s\n", stack_.Logs().c_str());
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings, PathSwitchTest, testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(Rings, SwitchingTest, testing::Bool(),
                          [](const auto& info) { return info.param ? "packed" : "split"; });
 
 }  // namespace

@@ -230,7 +230,7 @@ void Port::OnSwitched(const PathSwitch::Report& report) {
                               report.cause, change.ms);
   }
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
-  if (report.to >= 0 || report.from >= 0) env_.events.AddPath(config_.name, change, message, !report.orderly);
+  if (report.to >= 0 || report.from >= 0) env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
   if (moved) AnnounceLater(0);
   if (Done done = std::exchange(choosing_, nullptr)) {
     done(report.to == chosen_ ? absl::OkStatus()

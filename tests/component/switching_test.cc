@@ -6,6 +6,7 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -153,7 +154,9 @@ void Shell(const std::string& command) {
 class SwitchingTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
-    ASSERT_EQ(unshare(CLONE_NEWNET), 0) << "needs root";
+    ASSERT_EQ(unshare(CLONE_NEWNET | CLONE_NEWNS), 0) << "needs root";
+    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    ASSERT_EQ(mount("sysfs", "/sys", "sysfs", 0, nullptr), 0);  // of this network namespace
     Shell(
         "ip link set lo up && ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
     const std::string memif = "net_memif0,role=%s,socket=" + (other_.dir() / "memif.sock") + ",socket-abstract=no";
@@ -258,17 +261,22 @@ TEST_P(SwitchingTest, NothingIsLostDoubledOrOvertaken) {
   ASSERT_TRUE(Switch(0).ok());
   std::thread switching([&] { SwitchAround(kSwitches); });
   const absl::Time start = absl::Now();
-  absl::Time moved = start;
+  absl::Time moved = start, in_moved = start;
+  uint64_t in_last = 0;
   for (uint64_t last = 0; !finished_;) {
     Round(true);
     if (out_.received != last) {
       last = out_.received;
       moved = absl::Now();
-      in_lost_ = std::min(in_sent_ - in_.received, in_lost_);
     } else if (absl::Now() - moved > absl::Seconds(5)) {
       failed_ = true;  // it stands still
     }
-    if (in_sent_ == in_.received + in_lost_ + kWindow) in_lost_ += kWindow / 2;  // some of these are gone, or late
+    if (in_.received != in_last) {
+      in_last = in_.received;
+      in_moved = absl::Now();
+    } else if (absl::Now() - in_moved > absl::Milliseconds(20)) {
+      in_lost_ = in_sent_ - in_.received;  // what is under way is not coming any more
+    }
   }
   switching.join();
   const absl::Time deadline = absl::Now() + absl::Seconds(5);
@@ -285,18 +293,21 @@ TEST_P(SwitchingTest, NothingIsLostDoubledOrOvertaken) {
   const std::vector<double> gaps = out_.Gaps(), reported = ReportedGaps();
   EXPECT_LE(gaps.size(), kSwitches) << "a frame of the old path came behind one of the new";
   EXPECT_GT(gaps.size(), kSwitches / 2);
-  EXPECT_EQ(stack_.PortNumber("vm", "drops"), 0) << stack_.GetText("/v1/ports/vm").value_or("");
   std::printf(
       "%u switches in %.1f s, %lu frames out (%lu lost), %lu in (%lu lost); gap in ms, median/p99/longest: by the "
       "daemon's account %.3f/%.3f/%.3f, at the sink %.3f/%.3f/%.3f\n",
       done_.load(), seconds, sent_, out_.Missing(sent_), in_sent_, in_.Missing(in_sent_), At(reported, 0.5),
       At(reported, 0.99), At(reported, 1), At(gaps, 0.5), At(gaps, 0.99), At(gaps, 1));
-  if (std::getenv("EVERPORT_TIMED_TESTS")) EXPECT_LE(At(reported, 0.99), 1.0);
+  if (std::getenv("EVERPORT_TIMED_TESTS")) {
+    EXPECT_LE(At(reported, 0.99), 1.0);
+  }
   if (HasFailure()) std::printf("%s\n", stack_.Logs().c_str());
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings, SwitchingTest, testing::Bool(),
-                         [](const auto& info) { return info.param ? "packed" : "split"; });
+std::string RingsName(const testing::TestParamInfo<bool>& rings) {
+  return rings.param ? "packed" : "split";
+}
+INSTANTIATE_TEST_SUITE_P(Rings, SwitchingTest, testing::Bool(), RingsName);
 
 }  // namespace
 }  // namespace everport::component

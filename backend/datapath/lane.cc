@@ -22,7 +22,7 @@ struct Booking {
 void Send(Endpoint& to, uint16_t queue, rte_mbuf** frames, uint16_t n, const Booking& book) {
   uint32_t lengths[kBurst];
   for (uint16_t i = 0; i < n; ++i) lengths[i] = frames[i]->pkt_len;  // the mbufs are gone afterwards
-  const uint16_t sent = to.Transmit(queue, frames, n);
+  const uint16_t sent = std::min(n, to.Transmit(queue, frames, n));  // more would index lengths beyond n
   uint64_t bytes = 0;
   for (uint16_t i = 0; i < sent; ++i) bytes += lengths[i];
   LaneCounters::Add(book.packets, sent);

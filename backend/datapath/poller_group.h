@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ class PollerGroup {
   const std::vector<std::unique_ptr<Poller>>& pollers() const { return pollers_; }
 
  private:
+  std::mutex synchronize_mutex_;
   rte_rcu_qsbr* rcu_ = nullptr;
   std::vector<std::unique_ptr<Poller>> pollers_;
 };

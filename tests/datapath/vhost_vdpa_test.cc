@@ -387,6 +387,23 @@ TEST_F(VhostVdpaTest, StopWaitsOnWhileTheDeviceStillWrites) {
   EXPECT_EQ(rings.rings[1].avail_base, guest_.used_index(1));
 }
 
+TEST_F(VhostVdpaTest, NotifiersThatAreNotTakenEndInAStop) {
+  bounds_.stop = bounds_.stop_in_trouble = absl::Milliseconds(50);
+  Open();
+  ASSERT_TRUE(device_->Start(guest_.Rings()).ok());
+  fake_->Hang("CALL");
+  GuestRings rings = guest_.Rings();
+  EXPECT_EQ(device_->SetNotifiers(rings).code(), absl::StatusCode::kDeadlineExceeded);
+  guest_.SetUsedIndex(1, 8);
+  EXPECT_EQ(device_->Stop(rings).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(rings.rings[1].avail_base, 8);
+  guest_.SetUsedIndex(1, 9);  // another path's
+  EXPECT_OK(device_->Stop(rings));
+  EXPECT_EQ(rings.rings[1].avail_base, 8) << "the second Stop is not about rings that this device has";
+  fake_->Release("CALL");
+  EXPECT_TRUE(fake_->Await([](auto& s) { return s.closed == 1; }));
+}
+
 TEST_F(VhostVdpaTest, StartIsGivenUpAndUndoneLater) {
   bounds_.start = absl::Milliseconds(50);
   Open();

@@ -168,6 +168,10 @@ absl::Status VhostVdpaDevice::Covers(uint64_t features, uint16_t queue_pairs, ui
   if (queue_pairs > info_.max_queue_pairs)
     faults.push_back(
         absl::StrCat("the device has ", info_.max_queue_pairs, " queue pairs and the guest uses ", queue_pairs));
+  if (queue_pairs < info_.max_queue_pairs && !info_.Offers(kNetCtrlVq))
+    faults.push_back(absl::StrCat("the device has ", info_.max_queue_pairs,
+                                  " queue pairs and no control queue to hear that the guest uses ", queue_pairs,
+                                  "; make it with as many as the guest uses"));
   if (ring_size > info_.max_ring_size)
     faults.push_back(absl::StrCat("the device's rings have at most ", info_.max_ring_size,
                                   " entries and the guest's have ", ring_size));
@@ -193,6 +197,10 @@ absl::StatusOr<VhostVdpaPlan> VhostVdpaDevice::MakePlan(const GuestRings& rings)
     if (!notifiers.ok()) return notifiers.status();
     plan.rings.push_back({static_cast<uint32_t>(i), ring.size, ring.avail_base, ring.desc, ring.avail, ring.used,
                           std::move(notifiers->first), std::move(notifiers->second)});
+  }
+  // librte_vhost's VDUSE devices do not start before all of their rings are enabled, and have one over.
+  for (uint32_t i = 0; i < info_.queues && !info_.Offers(kNetCtrlVq); ++i) {
+    if (i >= rings.rings.size() || !rings.rings[i].enabled) plan.empty_rings.push_back(i);
   }
   return plan;
 }

@@ -63,13 +63,13 @@ def test_a_killed_process_is_given_up_at_once():
         assert counts["missing"] <= 32, "more than the one burst that its process had in hand"
 
 
-def test_a_process_that_hangs_is_given_up_and_used_again_when_it_goes_on():
+def test_a_process_that_hangs_is_given_up_and_its_device_used_again_when_it_goes_on():
     with CountingDevice("halted0", msg_timeout=30) as device:
-        counts = drive("hang", device, device.pid)
-        report("halted", counts)
-        assert counts["stop_ms"] < 1000
-        for what in ("corrupted", "outstanding"):
-            assert counts[what] == 0, what
+        result = drive("hang", device, device.pid)
+        report(f"halted: given up after {result['given_up_ms']:.0f} ms; then", result["then"])
+        assert result["given_up_ms"] < 1000
+        assert_sound(result["then"])
+        assert result["then"]["missing"] == 0
 
 
 def test_removal_is_told_at_once():

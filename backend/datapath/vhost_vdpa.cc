@@ -46,9 +46,7 @@ uint16_t LargestRing(const GuestRings& rings) {
 }
 
 uint16_t UsedIndex(const GuestRings::Ring& ring) {
-  const uint16_t used = *ring.used_idx;
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return used;
+  return __atomic_load_n(ring.used_idx, __ATOMIC_ACQUIRE);
 }
 
 std::vector<uint16_t> UsedIndices(const GuestRings& rings) {

@@ -11,6 +11,7 @@ pkg_check_modules(CLI11 REQUIRED IMPORTED_TARGET CLI11)
 pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 pkg_check_modules(NUMA REQUIRED IMPORTED_TARGET numa)
+pkg_check_modules(UDEV REQUIRED IMPORTED_TARGET libudev)
 if(EVERPORT_DATAPATH)
   # Shared DPDK: PMDs are plug-ins that EAL loads from Debian's plug-in folder.
   pkg_check_modules(DPDK REQUIRED IMPORTED_TARGET libdpdk>=22.11.11)

@@ -64,6 +64,7 @@ array UplinksJson(const std::vector<UplinkView>& uplinks) {
     list.push_back(object{{"kind", boost::json::string(kind.data(), kind.size())},
                           {"device", uplink.config.device},
                           {"bridge", uplink.config.bridge},
+                          {"bind", uplink.config.bind},
                           {"state", uplink.state},
                           {"error", uplink.error}});
   }

@@ -83,7 +83,7 @@ void AddPortVerbs(CLI::App& app, Options& o) {
   auto* name = add->add_option("NAME", o.add.name, "the port's name");
   auto* socket = add->add_option("--socket", o.add.socket, "path of QEMU's vhost-user socket (server=on)");
   auto* uplink = add->add_option("--uplink", o.add.uplinks,
-                                 "KIND:DEVICE[,bridge=BRIDGE]; repeat it for further choices, best first")
+                                 "KIND:DEVICE[,bridge=BRIDGE], vf:ADDRESS[,bind]; repeat it for further choices, best first")
                      ->allow_extra_args(false);
   auto* mac = add->add_option("--mac", o.add.mac, "MAC address; made from the name if left out");
   auto* pairs = add->add_option("--queue-pairs", o.add.queue_pairs, "1 to 16, as in QEMU's queues=");

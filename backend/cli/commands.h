@@ -23,7 +23,7 @@ absl::Status ShowEvents(const Client& client, bool follow);
 
 struct PortAddOptions {
   std::string name, socket, mac, contract, file;
-  std::vector<std::string> uplinks;  // KIND:DEVICE[,bridge=BR]
+  std::vector<std::string> uplinks;  // KIND:DEVICE[,bridge=BR][,bind]
   uint32_t queue_pairs = 1, mtu = 1500;
 };
 absl::Status AddPort(const Client& client, const PortAddOptions& options);

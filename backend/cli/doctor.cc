@@ -119,6 +119,12 @@ void ExamineHost(const DoctorFacts& facts, std::vector<Finding>& findings) {
                            ? Finding{Level::kOk, "tap", "/dev/net/tun is there"}
                            : Finding{Level::kFail, "tap", "/dev/net/tun is missing; run: modprobe tun"});
   }
+  if (UsesUplink(facts, UplinkKind::kVirtioUser)) {
+    findings.push_back(
+        facts.root.Exists("/dev/vhost-net")
+            ? Finding{Level::kOk, "virtio-user", "/dev/vhost-net is there"}
+            : Finding{Level::kFail, "virtio-user", "/dev/vhost-net is missing; run: modprobe vhost_net"});
+  }
   if (UsesUplink(facts, UplinkKind::kAfXdp)) {
     // The kernel lists a protocol XDP when it has AF_XDP sockets (CONFIG_XDP_SOCKETS).
     const bool xdp = facts.root.Read("/proc/net/protocols").value_or("").find("\nXDP ") != std::string::npos;

@@ -36,8 +36,9 @@ DoctorPort PortFromView(const value& view) {
     const std::string base = absl::StrCat("/uplinks/", i);
     const auto kind = ParseUplinkKind(Text(view, (base + "/kind").c_str()));
     if (!kind.ok()) break;  // past the last
-    port.config.uplinks.push_back(
-        {*kind, Text(view, (base + "/device").c_str()), Text(view, (base + "/bridge").c_str())});
+    port.config.uplinks.push_back({*kind, Text(view, (base + "/device").c_str()),
+                                   Text(view, (base + "/bridge").c_str()),
+                                   Text(view, (base + "/bind").c_str()) == "true"});
     port.uplink_errors.push_back(Text(view, (base + "/error").c_str()));
   }
   return port;

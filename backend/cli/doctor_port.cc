@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "backend/cli/doctor.h"
+#include "backend/host/pci_device.h"
 
 namespace everport::cli {
 namespace {
@@ -117,23 +118,61 @@ void ExamineTap(const HostRoot& root, const std::string& object, const UplinkCon
   }
 }
 
-void ExaminePciDevice(const HostRoot& root, const std::string& object, const std::string& address,
-                      std::vector<Finding>& findings) {
-  const std::string base = "/sys/bus/pci/devices/" + address;
-  if (!root.Exists(base)) {
-    findings.push_back({Level::kFail, object,
-                        absl::StrCat("PCI device ", address,
-                                     " is missing; make VFs: echo N > /sys/class/net/PF/device/"
-                                     "sriov_numvfs")});
+// Whether everportd, if it runs, may read and write a device's node.
+bool DaemonMay(const HostRoot& root, const std::string& node) {
+  const auto daemon = CredentialsOf(root, "everportd");
+  const auto st = root.Stat(node);
+  return !daemon || !st || May(*daemon, *st, 6);
+}
+
+void ExamineVf(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+               std::vector<Finding>& findings) {
+  const auto device = ReadPciDevice(root.prefix(), uplink.device);
+  const absl::Status fit = device.ok() ? CheckVf(*device) : device.status();
+  if (!fit.ok()) {
+    findings.push_back({Level::kFail, object, std::string(fit.message())});
     return;
   }
-  const std::string driver = root.LinkName(base + "/driver");
-  if (driver != "vfio-pci") {
-    findings.push_back({Level::kWarn, object,
-                        absl::StrCat(address, " has the driver ", driver.empty() ? "(none)" : driver,
-                                     "; bind it to vfio-pci: driverctl set-override ", address, " vfio-pci")});
+  const absl::Status driver = CheckVfDriver(*device);
+  if (!driver.ok() && uplink.bind) {
+    findings.push_back({Level::kOk, object,
+                        absl::StrCat(device->address, " has ", device->driver.empty() ? "no driver" : device->driver,
+                                     "; everportd binds it to vfio-pci when it opens it")});
+  } else if (!driver.ok()) {
+    findings.push_back({Level::kFail, object, std::string(driver.message())});
+  } else if (const std::string group = VfioGroupFile(*device); !group.empty() && !DaemonMay(root, group)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat("everportd may not open ", group, "; run: chown :everport ", group,
+                                     " && chmod g+rw ", group, ", best by a udev rule")});
   } else {
-    findings.push_back({Level::kOk, object, absl::StrCat(address, " is bound to vfio-pci")});
+    findings.push_back(
+        {Level::kOk, object, absl::StrCat(device->address, " is a VF of ", device->pf, ", bound to ", device->driver)});
+  }
+}
+
+void ExaminePciDevice(const HostRoot& root, const std::string& object, const std::string& address,
+                      std::vector<Finding>& findings) {
+  const auto device = ReadPciDevice(root.prefix(), address);
+  if (!device.ok()) findings.push_back({Level::kFail, object, std::string(device.status().message())});
+}
+
+void ExamineVhostVdpa(const HostRoot& root, const std::string& object, const std::string& node,
+                      std::vector<Finding>& findings) {
+  const auto st = root.Stat(node);
+  if (!st) {
+    const bool module = root.Exists("/sys/bus/vdpa/drivers/vhost_vdpa");
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat(node, " is missing; run: ",
+                                     module ? "vdpa dev add (`vdpa mgmtdev show` lists what has devices)"
+                                            : "modprobe vhost_vdpa, and vdpa dev add")});
+  } else if (!S_ISCHR(st->st_mode)) {
+    findings.push_back({Level::kFail, object, absl::StrCat(node, " is no device; name a /dev/vhost-vdpa-N")});
+  } else if (!DaemonMay(root, node)) {
+    findings.push_back({Level::kFail, object,
+                        absl::StrCat("everportd may not open ", node, "; run: chown :everport ", node,
+                                     " && chmod g+rw ", node, ", best by a udev rule")});
+  } else {
+    findings.push_back({Level::kOk, object, absl::StrCat(node, " is there")});
   }
 }
 
@@ -146,20 +185,17 @@ void ExamineUplink(const HostRoot& root, const std::string& object, const Uplink
                    std::vector<Finding>& findings) {
   switch (uplink.kind) {
     case UplinkKind::kTap:
+    case UplinkKind::kVirtioUser:
       return ExamineTap(root, object, uplink, findings);
     case UplinkKind::kAfPacket:
     case UplinkKind::kAfXdp:
       return ExamineInterface(root, object, uplink.device, findings);
     case UplinkKind::kVf:
+      return ExamineVf(root, object, uplink, findings);
     case UplinkKind::kVdpa:
       return ExaminePciDevice(root, object, uplink.device, findings);
     case UplinkKind::kVhostVdpa:
-      if (!root.Exists(uplink.device)) {
-        findings.push_back({Level::kFail, object,
-                            absl::StrCat(uplink.device, " is missing; run: modprobe vhost_vdpa, and vdpa dev add")});
-      }
-      return;
-    case UplinkKind::kVirtioUser:
+      return ExamineVhostVdpa(root, object, uplink.device, findings);
     case UplinkKind::kVdev:
     case UplinkKind::kPort:
       return;  // nothing on the host to look at

@@ -14,6 +14,7 @@ class HostRoot {
  public:
   explicit HostRoot(std::string prefix = "") : prefix_(std::move(prefix)) {}
 
+  const std::string& prefix() const { return prefix_; }
   std::optional<std::string> Read(const std::string& path) const;
   std::optional<struct stat> Stat(const std::string& path) const;  // follows symbolic links
   bool Exists(const std::string& path) const { return Stat(path).has_value(); }

@@ -19,7 +19,7 @@ namespace {
 
 using boost::json::value;
 
-// KIND:DEVICE[,bridge=BR]; a vdev's device has commas of its own.
+// KIND:DEVICE[,bridge=BR][,bind]; a vdev's device has commas of its own.
 absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
   const size_t colon = text.find(':');
   if (colon == std::string::npos || colon + 1 == text.size()) {
@@ -32,7 +32,16 @@ absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
   }
   UplinkConfig uplink{.kind = *kind, .device = text.substr(colon + 1), .bridge = ""};
   const size_t comma = uplink.device.find(',');
-  if (*kind == UplinkKind::kTap && comma != std::string::npos) {
+  if (*kind == UplinkKind::kVf && comma != std::string::npos) {
+    if (uplink.device.substr(comma + 1) != "bind") {
+      return absl::InvalidArgumentError(absl::StrCat("--uplink ", text, ": unknown option \"",
+                                                     uplink.device.substr(comma + 1), "\"; a vf takes bind alone"));
+    }
+    uplink.bind = true;
+    uplink.device.resize(comma);
+  }
+  const bool tap = *kind == UplinkKind::kTap || *kind == UplinkKind::kVirtioUser;
+  if (tap && comma != std::string::npos) {
     const std::string name = "bridge=", option = uplink.device.substr(comma + 1);
     if (option.compare(0, name.size(), name) != 0 || option.size() == name.size())
       return absl::InvalidArgumentError(

@@ -4,7 +4,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "migration/feature_contract.h"
 
 namespace everport {
@@ -45,6 +47,29 @@ std::string VdevFault(absl::string_view vdev) {
                       "a letter");
 }
 
+// As the kernel writes it, and DPDK after it: "0000:3b:02.1".
+bool ValidPciAddress(absl::string_view address) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(address, absl::ByAnyChar(":."));
+  const auto hex = [](absl::string_view part, size_t shortest, size_t longest) {
+    return part.size() >= shortest && part.size() <= longest &&
+           std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isxdigit(c); });
+  };
+  return parts.size() == 4 && hex(parts[0], 4, 8) && hex(parts[1], 2, 2) && hex(parts[2], 2, 2) && parts[2][0] <= '1' &&
+         hex(parts[3], 1, 1) && parts[3][0] <= '7' && address.find('.') > address.rfind(':');
+}
+
+std::string PciFault(absl::string_view address) {
+  if (address.empty()) return "no PCI device is named; give a VF's address, for example 0000:3b:02.1";
+  if (ValidPciAddress(address)) return "";
+  return absl::StrCat(Quote(address), " is not a PCI address; write it as 0000:3b:02.1 (`lspci -D` lists them)");
+}
+
+std::string NodeFault(absl::string_view path) {
+  if (path.empty()) return "no device is named; give its node, for example /dev/vhost-vdpa-0";
+  if (absl::StartsWith(path, "/dev/")) return "";
+  return absl::StrCat(Quote(path), " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
+}
+
 std::string PeerFault(const PortConfig& port, absl::string_view peer) {
   if (peer.empty()) return "no port is named; give the name of the port to wire this one to";
   if (!ValidName(peer)) return absl::StrCat(Quote(peer), " is not a port name; ", kNameMend);
@@ -57,15 +82,17 @@ std::string DeviceFault(const PortConfig& port, const UplinkConfig& uplink) {
     case UplinkKind::kTap:
     case UplinkKind::kAfPacket:
     case UplinkKind::kAfXdp:
+    case UplinkKind::kVirtioUser:
       return InterfaceFault(uplink.device);
+    case UplinkKind::kVf:
+      return PciFault(uplink.device);
     case UplinkKind::kVdev:
       return VdevFault(uplink.device);
     case UplinkKind::kPort:
       return PeerFault(port, uplink.device);
-    case UplinkKind::kVf:
-    case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
-    case UplinkKind::kVirtioUser:
+      return NodeFault(uplink.device);
+    case UplinkKind::kVdpa:
       break;
   }
   return "";
@@ -78,11 +105,11 @@ bool AvailableNow(UplinkKind kind) {
     case UplinkKind::kAfXdp:
     case UplinkKind::kVdev:
     case UplinkKind::kPort:
-      return true;
     case UplinkKind::kVf:
-    case UplinkKind::kVdpa:
-    case UplinkKind::kVhostVdpa:
     case UplinkKind::kVirtioUser:
+    case UplinkKind::kVhostVdpa:
+      return true;
+    case UplinkKind::kVdpa:
       break;
   }
   return false;
@@ -92,14 +119,16 @@ Fault CheckUplink(const PortConfig& port, size_t index) {
   const UplinkConfig& uplink = port.uplinks[index];
   const auto key = [&](absl::string_view field) { return absl::StrCat("uplink[", index, "].", field); };
   if (!AvailableNow(uplink.kind)) {
-    return Problem{key("kind"),
-                   absl::StrCat("\"", View(UplinkKindName(uplink.kind)),
-                                "\" is not available yet in this version; use tap, af_packet, af_xdp, vdev or port"),
-                   absl::StatusCode::kUnimplemented};
+    return Problem{
+        key("kind"),
+        absl::StrCat(
+            "\"", View(UplinkKindName(uplink.kind)),
+            "\" is not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"),
+        absl::StatusCode::kUnimplemented};
   }
   if (std::string fault = DeviceFault(port, uplink); !fault.empty()) return Breach(key("device"), std::move(fault));
   if (!uplink.bridge.empty()) {
-    if (uplink.kind != UplinkKind::kTap) {
+    if (uplink.kind != UplinkKind::kTap && uplink.kind != UplinkKind::kVirtioUser) {
       return Breach(key("bridge"), absl::StrCat("only a tap can be put into a bridge, this uplink is ",
                                                 View(UplinkKindName(uplink.kind)), "; remove the key"));
     }
@@ -107,6 +136,10 @@ Fault CheckUplink(const PortConfig& port, size_t index) {
     if (uplink.bridge == uplink.device) {
       return Breach(key("bridge"), "the bridge has the tap's own name; name the bridge");
     }
+  }
+  if (uplink.bind && uplink.kind != UplinkKind::kVf) {
+    return Breach(key("bind"), absl::StrCat("only a vf is bound to vfio-pci, this uplink is ",
+                                            View(UplinkKindName(uplink.kind)), "; remove the key"));
   }
   for (size_t other = 0; other < index; ++other) {
     if (port.uplinks[other].kind == uplink.kind && port.uplinks[other].device == uplink.device) {
@@ -196,6 +229,9 @@ std::vector<Problem> FindProblems(PortConfig& port) {
     if (fault) problems.push_back(*std::move(fault));
   };
   const auto contract = FindContract(port.contract);
+  for (UplinkConfig& uplink : port.uplinks) {
+    if (uplink.kind == UplinkKind::kVf) absl::AsciiStrToLower(&uplink.device);
+  }
   note(CheckName(port));
   note(CheckSocket(port));
   note(CheckMac(port));

@@ -68,6 +68,7 @@ std::string Resource(const UplinkConfig& uplink) {
     case UplinkKind::kTap:
     case UplinkKind::kAfPacket:
     case UplinkKind::kAfXdp:
+    case UplinkKind::kVirtioUser:
       return absl::StrCat("network interface ", Quote(uplink.device));
     case UplinkKind::kVdev:  // DPDK knows a device by the name before the first comma
       return absl::StrCat("vdev ", Quote(uplink.device.substr(0, uplink.device.find(','))));
@@ -76,7 +77,6 @@ std::string Resource(const UplinkConfig& uplink) {
     case UplinkKind::kVf:
     case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
-    case UplinkKind::kVirtioUser:
       return absl::StrCat("device ", Quote(uplink.device));
   }
   return "";
@@ -89,7 +89,8 @@ bool MayShare(const std::vector<PortConfig>& ports, const Taken::Place& first, s
   if (first.port != port || !sharable) return false;
   const auto& uplinks = ports[port].uplinks;
   return std::none_of(uplinks.begin(), uplinks.end(), [&](const UplinkConfig& other) {
-    return other.kind == UplinkKind::kTap && other.device == uplink.device;
+    const bool makes_it = other.kind == UplinkKind::kTap || other.kind == UplinkKind::kVirtioUser;
+    return makes_it && other.device == uplink.device;
   });
 }
 

@@ -13,6 +13,7 @@ std::string PortToJson(const PortConfig& port) {
   for (const UplinkConfig& uplink : port.uplinks) {
     boost::json::object object{{"kind", UplinkKindName(uplink.kind)}, {"device", uplink.device}};
     if (!uplink.bridge.empty()) object["bridge"] = uplink.bridge;
+    if (uplink.bind) object["bind"] = true;
     uplinks.push_back(std::move(object));
   }
   return boost::json::serialize(boost::json::object{{"name", port.name},

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "backend/host/pci_device.h"
 #include "numa/topology.h"
 
 namespace everport {
@@ -38,6 +39,7 @@ class Inspection {
     missing_.push_back(absl::StrCat(parts...));
   }
   void CheckUplink(const std::string& object, const UplinkConfig& uplink);
+  void CheckVfUplink(const std::string& object, const UplinkConfig& uplink);
 
   const Config& config_;
   const PreflightHost& host_;
@@ -92,9 +94,22 @@ void Inspection::CheckMemory() {
   Miss("daemon.memory: there are no hugepages; run: echo 512 > /proc/sys/vm/nr_hugepages, or write memory = \"auto\"");
 }
 
+void Inspection::CheckVfUplink(const std::string& object, const UplinkConfig& uplink) {
+  const auto device = ReadPciDevice(host_.root, uplink.device);
+  absl::Status status = device.ok() ? CheckVf(*device) : device.status();
+  if (status.ok() && !uplink.bind) status = CheckVfDriver(*device);
+  if (status.ok()) status = CheckVfioAccess(host_.root, *device);
+  if (!status.ok()) Miss(object, ": ", std::string(status.message()));
+}
+
 void Inspection::CheckUplink(const std::string& object, const UplinkConfig& uplink) {
   const std::string net = "/sys/class/net/";
   switch (uplink.kind) {
+    case UplinkKind::kVf:
+      return CheckVfUplink(object, uplink);
+    case UplinkKind::kVirtioUser:
+      if (!Exists("/dev/vhost-net")) Miss(object, ": /dev/vhost-net is missing; run: modprobe vhost_net");
+      [[fallthrough]];
     case UplinkKind::kTap:
       if (!Exists("/dev/net/tun")) Miss(object, ": /dev/net/tun is missing; run: modprobe tun");
       if (Exists(net + uplink.device) && !Exists(net + uplink.device + "/tun_flags")) {
@@ -112,10 +127,8 @@ void Inspection::CheckUplink(const std::string& object, const UplinkConfig& upli
     case UplinkKind::kAfXdp:
       if (Exists(net + uplink.device)) return;
       return Miss(object, ": network interface ", uplink.device, " is missing; `ip link` lists those there are");
-    case UplinkKind::kVf:
     case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
-    case UplinkKind::kVirtioUser:
     case UplinkKind::kVdev:
     case UplinkKind::kPort:
       return;  // DPDK alone knows, or nothing outside the daemon

@@ -205,7 +205,7 @@ std::string Describe(const boost::json::value& value) {
 namespace {
 
 UplinkConfig ReadUplink(const Table& table) {
-  table.AllowOnly({"kind", "device", "bridge"});
+  table.AllowOnly({"kind", "device", "bridge", "bind"});
   UplinkConfig uplink;
   std::string kind;
   table.Read("kind", kind);
@@ -218,6 +218,7 @@ UplinkConfig ReadUplink(const Table& table) {
   }
   table.Read("device", uplink.device);
   table.Read("bridge", uplink.bridge);
+  table.Read("bind", uplink.bind);
   return uplink;
 }
 

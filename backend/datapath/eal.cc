@@ -117,9 +117,15 @@ absl::Status InitEal(const EalOptions& options) {
   std::vector<std::string> lcores = {absl::StrCat("0@(0-", sysconf(_SC_NPROCESSORS_CONF) - 1, ")")};
   for (size_t i = 0; i < options.poller_cpus.size(); ++i)
     lcores.push_back(absl::StrCat(i + 1, "@(", options.poller_cpus[i], ")"));
-  std::vector<std::string> args = {
-      "everportd", "--no-telemetry",          "--no-pci", "--main-lcore=0", "--iova-mode=va",
-      "--lcores",  absl::StrJoin(lcores, ",")};
+  std::vector<std::string> args = {"everportd",      "--no-telemetry", "--main-lcore=0",
+                                   "--iova-mode=va", "--lcores",       absl::StrJoin(lcores, ",")};
+  // Devices are plugged in one by one, by uplinks: of those that EAL would take by itself only this one is allowed,
+  // which cannot be there. Without a PCI bus EAL would complain.
+  if (access("/sys/bus/pci/devices", R_OK) == 0) {
+    args.insert(args.end(), {"-a", "ffff:ff:1f.7"});
+  } else {
+    args.emplace_back("--no-pci");
+  }
   // Neither leaves files behind or sees another DPDK process.
   if (g_hugepages) {
     args.emplace_back("--in-memory");

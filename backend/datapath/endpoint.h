@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "backend/base/unique_fd.h"
@@ -34,6 +35,8 @@ class Endpoint {
 
   // What the device's driver tells of it now; at most a register read. Any thread.
   virtual Trouble trouble() const { return Trouble::kNone; }
+  // Frames that the device says have left it, where it is a device that tells. Any thread.
+  virtual std::optional<uint64_t> transmitted() const { return std::nullopt; }
   // Frames that Transmit took but the device will never send: too long, or the kernel does not want them. Any thread.
   virtual uint64_t refused() const { return 0; }
   // Whether frames that it does not take now are kept for it, and a device that takes none for long counts as stalled.

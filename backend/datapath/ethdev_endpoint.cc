@@ -1,7 +1,6 @@
 #include "backend/datapath/ethdev_endpoint.h"
 
 #include <fcntl.h>
-#include <rte_bus_vdev.h>
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -18,11 +17,22 @@ namespace everport {
 namespace {
 
 constexpr uint32_t kEthernetOverhead = 18;  // header and CRC, as ethdev counts them
+constexpr uint64_t kChecksums =
+    RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+// A frame of 64 KiB in mbufs of 2 KiB, with the odd one more where the guest's buffers end.
+constexpr uint16_t kTsoSegments = 40;
+// Some NICs take smaller segments for an attack and stop the VF (i40e, ice: 256 at least, or else).
+constexpr uint16_t kLeastHardwareMss = 256;
 
 }  // namespace
 
-EthdevEndpoint::EthdevEndpoint(std::string device, std::string eal_name, uint16_t ethdev_id)
-    : device_(std::move(device)), eal_name_(std::move(eal_name)), ethdev_id_(ethdev_id) {}
+EthdevEndpoint::EthdevEndpoint(const Options& options, std::string eal_name, uint16_t ethdev_id)
+    : device_(options.device),
+      bus_(options.bus),
+      eal_name_(std::move(eal_name)),
+      ethdev_id_(ethdev_id),
+      edge_wakes_(options.edge_wakes),
+      watch_(std::make_unique<EthdevWatch>(ethdev_id, eal_name_, options.follow_link, options.changed)) {}
 
 absl::Status EthdevEndpoint::Failed(const char* what, int error) const {
   return absl::UnavailableError(absl::StrCat(device_, ": ", what, ": ", rte_strerror(std::abs(error))));
@@ -32,17 +42,17 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Optio
   const std::pair<std::string, std::string> parts = absl::StrSplit(options.devargs, absl::MaxSplits(',', 1));
   const auto& [name, args] = parts;
   CaptureDpdkLog said;
-  if (rte_eal_hotplug_add("vdev", name.c_str(), args.c_str()) != 0) {
-    return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not make the device \"", options.devargs,
+  if (rte_eal_hotplug_add(options.bus.c_str(), name.c_str(), args.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not open the device \"", options.devargs,
                                                "\": ", said.text().empty() ? rte_strerror(rte_errno) : said.text()));
   }
   uint16_t id = 0;
   if (rte_eth_dev_get_port_by_name(name.c_str(), &id) != 0) {
-    rte_eal_hotplug_remove("vdev", name.c_str());
-    return absl::UnavailableError(
-        absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; use a net_… vdev"));
+    rte_eal_hotplug_remove(options.bus.c_str(), name.c_str());
+    return absl::UnavailableError(absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; ",
+                                               options.bus == "pci" ? "name a NIC's" : "use a net_… vdev"));
   }
-  std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options.device, name, id));
+  std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options, name, id));
   if (absl::Status status = endpoint->Start(options); !status.ok()) {
     if (said.text().empty()) return status;
     return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (", said.text(), ")"));
@@ -59,28 +69,9 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
   rx_queues_ = tx_queues_ = std::min(rx_queues_, tx_queues_);
   numa_node_ = rte_eth_dev_socket_id(ethdev_id_);
 
-  rte_eth_conf conf{};
-  caps_ = OffloadCaps{};
-  multi_segment_ = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-  caps_.mtu = options.mtu;
-  conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-  conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
-  // A driver on top of a kernel device (af_packet) may know nothing of MTUs: the kernel device's has been checked.
-  const bool sets_mtu = options.mtu + kEthernetOverhead <= info.max_rx_pktlen;
-  if (sets_mtu) conf.rxmode.mtu = options.mtu;
-  if (rx_queues_ > 1 && (info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP))) {
-    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
-    conf.rx_adv_conf.rss_conf.rss_hf =
-        info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
-  }
-  conf.intr_conf.rxq = 1;
-  rx_interrupts_ = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf) == 0;
-  if (!rx_interrupts_) {
-    conf.intr_conf.rxq = 0;
-    if (int error = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf)) return Failed("configure", error);
-  }
+  if (absl::Status status = Configure(options, info); !status.ok()) return status;
 
-  uint16_t rx_descriptors = kDescriptors, tx_descriptors = kDescriptors;
+  uint16_t rx_descriptors = options.descriptors, tx_descriptors = options.descriptors;
   if (int error = rte_eth_dev_adjust_nb_rx_tx_desc(ethdev_id_, &rx_descriptors, &tx_descriptors))
     return Failed("descriptor counts", error);
   const int socket = numa_node_ < 0 ? static_cast<int>(SOCKET_ID_ANY) : numa_node_;
@@ -92,12 +83,14 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
     if (int error = rte_eth_tx_queue_setup(ethdev_id_, q, tx_descriptors, socket, nullptr))
       return Failed("transmit queue", error);
   }
+  const bool sets_mtu = options.mtu + kEthernetOverhead <= info.max_rx_pktlen;
   if (int error = sets_mtu ? rte_eth_dev_set_mtu(ethdev_id_, options.mtu) : 0;
       error != 0 && error != -ENOTSUP && options.mtu > 1500) {
     return absl::InvalidArgumentError(absl::StrCat(device_, ": MTU ", options.mtu, ": ", rte_strerror(-error),
                                                    "; lower the port's mtu or use another uplink"));
   }
   if (int error = rte_eth_dev_start(ethdev_id_)) return Failed("start", error);
+  rx_interrupts_ = rx_interrupts_ && InterruptsWork();
   if (options.promiscuous) {
     const int error = rte_eth_promiscuous_enable(ethdev_id_);
     if (error != 0 && error != -ENOTSUP)
@@ -106,10 +99,59 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
   return absl::OkStatus();
 }
 
+// Offloads for sending that are used: what the operator's device has of what OffloadCaps can say.
+uint64_t EthdevEndpoint::ChooseOffloads(const Options& options, const rte_eth_dev_info& info) {
+  caps_ = OffloadCaps{};
+  caps_.mtu = options.mtu;
+  multi_segment_ = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  uint64_t offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  prepare_ = options.offloads && (info.tx_offload_capa & kChecksums) == kChecksums;
+  if (!prepare_) return offloads;
+  caps_.l4_checksum = true;
+  offloads |= kChecksums;
+  const bool tso = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO;
+  if (!tso || !multi_segment_ || info.tx_desc_lim.nb_seg_max < kTsoSegments) return offloads;
+  caps_.tso4 = caps_.tso6 = true;
+  caps_.least_mss = bus_ == "pci" ? kLeastHardwareMss : 0;
+  return offloads | RTE_ETH_TX_OFFLOAD_TCP_TSO;
+}
+
+// Some drivers accept a configuration with interrupts and have none.
+bool EthdevEndpoint::InterruptsWork() const {
+  if (!edge_wakes_) return true;
+  for (uint16_t q = 0; q < rx_queues_; ++q) {
+    if (rte_eth_dev_rx_intr_enable(ethdev_id_, q) != 0) return false;
+  }
+  return true;
+}
+
+absl::Status EthdevEndpoint::Configure(const Options& options, const rte_eth_dev_info& info) {
+  rte_eth_conf conf{};
+  conf.txmode.offloads = ChooseOffloads(options, info);
+  conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
+  // A driver on top of a kernel device (af_packet) may know nothing of MTUs: the kernel device's has been checked.
+  if (options.mtu + kEthernetOverhead <= info.max_rx_pktlen) conf.rxmode.mtu = options.mtu;
+  conf.intr_conf.lsc = *info.dev_flags & RTE_ETH_DEV_INTR_LSC ? 1 : 0;
+  conf.intr_conf.rmv = *info.dev_flags & RTE_ETH_DEV_INTR_RMV ? 1 : 0;
+  if (rx_queues_ > 1 && (info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP))) {
+    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+    conf.rx_adv_conf.rss_conf.rss_hf =
+        info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
+  }
+  conf.intr_conf.rxq = 1;
+  rx_interrupts_ = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf) == 0;
+  if (!rx_interrupts_) {
+    conf.intr_conf.rxq = 0;
+    if (int error = rte_eth_dev_configure(ethdev_id_, rx_queues_, tx_queues_, &conf)) return Failed("configure", error);
+  }
+  return absl::OkStatus();
+}
+
 EthdevEndpoint::~EthdevEndpoint() {
+  watch_.reset();
   if (int error = rte_eth_dev_stop(ethdev_id_); error != 0)
     spdlog::debug("{}: stop: {}", device_, rte_strerror(-error));
-  if (int error = rte_eal_hotplug_remove("vdev", eal_name_.c_str()); error != 0)
+  if (int error = rte_eal_hotplug_remove(bus_.c_str(), eal_name_.c_str()); error != 0)
     spdlog::warn("{}: DPDK did not remove {}: {}", device_, eal_name_, rte_strerror(std::abs(error)));
 }
 
@@ -126,9 +168,10 @@ uint16_t EthdevEndpoint::MakeSingle(rte_mbuf** frames, uint16_t n) {
 
 uint16_t EthdevEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {
   const uint16_t fit = multi_segment_ ? n : MakeSingle(frames, n);
-  const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, fit);
-  if (sent < fit || fit == n) return sent;
-  // The frame behind is too long for one mbuf: nothing will ever send it.
+  const uint16_t fine = prepare_ ? rte_eth_tx_prepare(ethdev_id_, queue, frames, fit) : fit;
+  const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, fine);
+  if (sent < fine || fine == n) return sent;
+  // The frame behind is too long for one mbuf, or nothing the device can do: nothing will ever send it.
   rte_pktmbuf_free(frames[sent]);
   refused_.fetch_add(1, std::memory_order_relaxed);
   return sent + 1;
@@ -149,7 +192,7 @@ std::vector<Endpoint::WakeFd> EthdevEndpoint::WakeFds(bool& complete) {
   for (uint16_t q = 0; q < rx_queues_; ++q) {
     const int fd = rx_interrupts_ ? rte_eth_dev_rx_intr_ctl_q_get_fd(ethdev_id_, q) : -1;
     if (fd >= 0) {
-      fds.push_back({UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)), false});
+      fds.push_back({UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)), edge_wakes_});
     } else {
       complete = false;
     }

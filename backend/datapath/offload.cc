@@ -272,7 +272,7 @@ void OffloadStage::Segment(const OffloadCaps& caps, rte_mbuf* frame, Round& roun
     ChecksumAll(frame, h);
     return round.Add(frame);
   }
-  if (caps.l4_checksum && (h.v4 ? caps.tso4 : caps.tso6)) {
+  if (caps.l4_checksum && mss >= caps.least_mss && (h.v4 ? caps.tso4 : caps.tso6)) {
     frame->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM | (h.v4 ? RTE_MBUF_F_TX_IP_CKSUM : 0);
     return round.Add(frame);
   }

@@ -25,6 +25,7 @@ struct OffloadCaps {
   bool l4_checksum = false;  // TCP and UDP, with the pseudo-header sum in place (virtio 1.2, 5.1.6.2)
   bool tso4 = false;         // only together with l4_checksum
   bool tso6 = false;         // only together with l4_checksum
+  uint16_t least_mss = 0;    // bytes; TSO to smaller segments is done in software
   uint16_t mtu = 1500;       // bytes of layer 3; 0: not checked
 };
 

@@ -11,6 +11,9 @@
 #include "backend/datapath/ethdev_endpoint.h"
 #include "backend/datapath/tap_device.h"
 #include "backend/datapath/tap_endpoint.h"
+#include "backend/datapath/vf.h"
+#include "backend/datapath/vhost_vdpa.h"
+#include "backend/datapath/virtio_user.h"
 #include "backend/datapath/wire_endpoint.h"
 
 namespace everport {
@@ -33,7 +36,8 @@ struct Device {
   std::string devargs;
   bool promiscuous = true;
   bool own_pool = false;
-  uint16_t data_room = 0;  // of its own pool; 0: the usual
+  uint16_t data_room = 0;    // of its own pool; 0: the usual
+  bool follow_link = false;  // else the kernel tells of the network device that it stands on
 };
 
 absl::StatusOr<Device> PrepareAfPacket(const PortConfig& port, const UplinkConfig& config) {
@@ -59,7 +63,9 @@ absl::StatusOr<Device> PrepareVdev(const UplinkConfig& config) {
   uint16_t id;
   if (rte_eth_dev_get_port_by_name(name.c_str(), &id) == 0)
     return absl::AlreadyExistsError(absl::StrCat("vdev ", name, " is in use by another port; give it another number"));
-  return Device{config.device};
+  Device device{config.device};
+  device.follow_link = true;
+  return device;
 }
 
 absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& config) {
@@ -78,8 +84,9 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
     case UplinkKind::kVirtioUser:
       break;
   }
-  return absl::UnimplementedError(absl::StrCat(
-      DescribeUplink(config), ": not available yet in this version; use tap, af_packet, af_xdp, vdev or port"));
+  return absl::UnimplementedError(
+      absl::StrCat(DescribeUplink(config),
+                   ": not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"));
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const UplinkConfig& config, int node,
@@ -118,8 +125,43 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenTap(const PortConfig& port, const Up
   return uplink;
 }
 
+absl::StatusOr<std::unique_ptr<Uplink>> OpenVf(const PortConfig& port, const UplinkConfig& config, int node,
+                                               Mempools& mempools, const std::function<void()>& changed) {
+  const auto device = PrepareVfDevice(config);
+  if (!device.ok()) return device.status();
+  auto lease = mempools.Reserve(node, kVfMbufsPerQueue * port.queue_pairs);
+  if (!lease.ok()) return lease.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->lease = std::move(*lease);
+  auto endpoint = OpenVfEndpoint(port, *device, uplink->lease->pool(), changed);
+  if (!endpoint.ok()) return endpoint.status();
+  uplink->endpoint = std::move(*endpoint);
+  return uplink;
+}
+
+absl::StatusOr<std::unique_ptr<Uplink>> OpenVirtioUser(const PortConfig& port, const UplinkConfig& config, int node,
+                                                       Mempools& mempools, const std::function<void()>& changed) {
+  auto lease = mempools.Reserve(node, kVirtioUserMbufsPerQueue * port.queue_pairs);
+  if (!lease.ok()) return lease.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->lease = std::move(*lease);
+  auto endpoint =
+      OpenVirtioUserEndpoint(port, config, VdevName("net_virtio_user"), uplink->lease->pool(), node, changed);
+  if (!endpoint.ok()) return endpoint.status();
+  uplink->endpoint = std::move(*endpoint);
+  return uplink;
+}
+
+absl::StatusOr<std::unique_ptr<Uplink>> OpenVhostVdpa(const UplinkConfig& config) {
+  auto device = VhostVdpaDevice::Open(config.device);
+  if (!device.ok()) return device.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->offload = std::move(*device);
+  return uplink;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const UplinkConfig& config, int node,
-                                                   Mempools& mempools) {
+                                                   Mempools& mempools, const std::function<void()>& changed) {
   absl::StatusOr<Device> device = Prepare(port, config);
   if (!device.ok()) return device.status();
   const bool exclusive = device->own_pool || device->data_room > 0;
@@ -134,7 +176,9 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const
                                         .mtu = port.mtu,
                                         .promiscuous = device->promiscuous,
                                         .pool = uplink->lease->pool(),
-                                        .numa_node = node});
+                                        .numa_node = node,
+                                        .follow_link = device->follow_link,
+                                        .changed = changed});
   if (!endpoint.ok()) return endpoint.status();
   uplink->endpoint = std::move(*endpoint);
   return uplink;
@@ -168,11 +212,15 @@ bool NeedsPolling(UplinkKind kind) {
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
-                                                   Mempools& mempools, const FindGuest& peers) {
+                                                   Mempools& mempools, const FindGuest& peers,
+                                                   const std::function<void()>& changed) {
   const uint64_t start = rte_rdtsc();
-  auto uplink = config.kind == UplinkKind::kPort  ? OpenWire(port, config, node, mempools, peers)
-                : config.kind == UplinkKind::kTap ? OpenTap(port, config, node, mempools)
-                                                  : OpenEthdev(port, config, node, mempools);
+  auto uplink = config.kind == UplinkKind::kPort         ? OpenWire(port, config, node, mempools, peers)
+                : config.kind == UplinkKind::kTap        ? OpenTap(port, config, node, mempools)
+                : config.kind == UplinkKind::kVf         ? OpenVf(port, config, node, mempools, changed)
+                : config.kind == UplinkKind::kVirtioUser ? OpenVirtioUser(port, config, node, mempools, changed)
+                : config.kind == UplinkKind::kVhostVdpa  ? OpenVhostVdpa(config)
+                                                         : OpenEthdev(port, config, node, mempools, changed);
   if (uplink.ok())
     (*uplink)->opening_ms = static_cast<double>(rte_rdtsc() - start) * 1000 / static_cast<double>(rte_get_tsc_hz());
   return uplink;

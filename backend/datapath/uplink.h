@@ -38,8 +38,10 @@ bool NeedsPolling(UplinkKind kind);
 // Opens one uplink of a port on the node where the guest's memory lies (-1: unknown). Errors name the uplink, the
 // cause and the mend. peers: where a wire finds the other port's guest (NotFound while there is none).
 // Any thread, one at a time but for kinds that OpensQuickly; peers is called for wires alone.
+// changed: called, on any thread, when the device's trouble may be another; may only post.
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
-                                                   Mempools& mempools, const FindGuest& peers);
+                                                   Mempools& mempools, const FindGuest& peers,
+                                                   const std::function<void()>& changed = {});
 
 // What an uplink leaves behind on purpose across restarts (a persistent tap) is removed with the port.
 absl::Status ForgetUplink(const PortConfig& port, const UplinkConfig& config);

@@ -98,6 +98,10 @@ bool OffloadPath::TakeChanges() {
   return run_->device->SetNotifiers(run_->rings).ok();
 }
 
+void OffloadPath::Suspect() {
+  run_->device->Suspect();
+}
+
 uint64_t OffloadPath::StalledMs(absl::Time now) {
   const std::unique_lock lock(run_->mutex, std::try_to_lock);
   if (!lock || !run_->serving || run_->ended) return 0;

@@ -31,6 +31,9 @@ class OffloadPath {
   // more than that: the caller stops and starts anew.
   bool TakeChanges();
 
+  // Something is wrong with the device: the next Stop need not wait for it long.
+  void Suspect();
+
   // For how long the device has finished nothing of what the guest has sent; zero if there is nothing to finish.
   uint64_t StalledMs(absl::Time now);
 

@@ -98,7 +98,7 @@ void PortPath::Apply(PathSwitch::Action action) {
     case Kind::kNone:
       return;
     case Kind::kQuiesce:
-      return Quiesce(action.path);
+      return Quiesce(action.orderly);
     case Kind::kStart:
       return Start(action.path);
     case Kind::kReport: {
@@ -110,8 +110,9 @@ void PortPath::Apply(PathSwitch::Action action) {
 }
 
 // A lane needs no quiescing of its own: its poller exchanges the uplink between two polls, or removes the lane.
-void PortPath::Quiesce(int) {
+void PortPath::Quiesce(bool orderly) {
   if (!offload_) return Apply(machine_.Quiesced(absl::Now()));
+  if (!orderly) offload_->Suspect();
   offload_->Stop([this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_](const absl::Status& status) {
     if (!weak.lock() || run != runs_) return;
     if (!status.ok()) spdlog::warn("port {}: {}", port_, std::string(status.message()));

@@ -62,7 +62,7 @@ class PortPath {
 
  private:
   void Apply(PathSwitch::Action action);
-  void Quiesce(int path);
+  void Quiesce(bool orderly);
   void Start(int path);
   void StartRelay(int path);
   void StartOffload(int path);

@@ -50,7 +50,7 @@ absl::Status Service::Start() {
     return port ? port->guest() : nullptr;
   };
   environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
-      io_, pollers_, events_, UplinkEnvironment{mempools_, events_, devices_, find_guest}, [this] { NoteProgress(); },
+      io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest}, [this] { NoteProgress(); },
       config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
   std::error_code error;
   std::filesystem::create_directories(config_.daemon.run_dir, error);
@@ -60,6 +60,7 @@ absl::Status Service::Start() {
   if (absl::Status status = LoadPorts(); !status.ok()) return status;
   SampleLater();
   WatchHealth();
+  WatchDevices();
   if (config_.daemon.keeper) {
     KeeperClient::Listener& listener = *this;  // a private base, so named here
     keeper_ =
@@ -450,6 +451,25 @@ HealthView Service::Health() const {
 std::string Service::Summary() const {
   const auto running = std::count_if(ports_.begin(), ports_.end(), [](const auto& port) { return port->serving(); });
   return absl::StrCat(ports_.size(), ports_.size() == 1 ? " port, " : " ports, ", running, " running");
+}
+
+void Service::WatchDevices() {
+  DeviceWatch::Callbacks callbacks;
+  callbacks.on_device = [this](const std::string&) {
+    for (const auto& port : ports_) port->OnDeviceEvent();
+  };
+  callbacks.on_netdev = [this](const std::string& name, unsigned index, bool present, bool running) {
+    for (const auto& port : ports_) port->OnNetdev(name, present ? index : 0, running);
+  };
+  auto watch = DeviceWatch::Start(io_, std::move(callbacks));
+  if (watch.ok()) {
+    device_watch_ = std::move(*watch);
+  } else {
+    events_.Add("", "devices",
+                absl::StrCat(std::string(watch.status().message()),
+                             "; devices that come, go or lose their link are noticed within seconds only"),
+                true);
+  }
 }
 
 void Service::WatchHealth() {

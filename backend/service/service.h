@@ -15,6 +15,7 @@
 #include "backend/config/config.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/poller_group.h"
+#include "backend/service/device_watch.h"
 #include "backend/service/event_log.h"
 #include "backend/service/keeper_client.h"
 #include "backend/service/port.h"
@@ -84,6 +85,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   absl::Status SaveApiPorts();
   void SampleLater();
   void WatchHealth();
+  void WatchDevices();
   void Sample();
   void CheckMemoryGuard();
 
@@ -114,6 +116,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
 
   boost::asio::steady_timer sample_timer_;
   boost::asio::steady_timer health_timer_;
+  std::unique_ptr<DeviceWatch> device_watch_;
   absl::Time sampled_ = absl::Now();
   std::vector<PollerSample> samples_;
 };

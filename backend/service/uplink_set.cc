@@ -103,9 +103,14 @@ void UplinkSet::OpenDue(absl::Time now, int node) {
 
 void UplinkSet::Open(Item& item, int node) {
   item.health.OnOpening();
-  const auto open = [port = port_, config = item.config, node, &mempools = env_.mempools, &peers = env_.find_guest] {
-    return OpenUplink(port, config, node, mempools, peers);
+  const auto asked = [&io = env_.io, weak = std::weak_ptr<UplinkSet*>(alive_)] {  // a driver's thread has news
+    boost::asio::post(io, [weak] {
+      auto alive = weak.lock();
+      if (alive && (*alive)->Poll(absl::Now(), -1, 0)) (*alive)->changed_();
+    });
   };
+  const auto open = [port = port_, config = item.config, node, &mempools = env_.mempools, &peers = env_.find_guest,
+                     asked] { return OpenUplink(port, config, node, mempools, peers, asked); };
   if (OpensQuickly(item.config.kind)) return OnOpened(item.serial, open());
   env_.devices.Run<absl::StatusOr<std::unique_ptr<Uplink>>>(
       open, [weak = std::weak_ptr<UplinkSet*>(alive_), serial = item.serial, kind = item.config.kind,
@@ -133,6 +138,7 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
     item->ifindex = DeviceIndex(item->config);
     item->health.OnOpened(now);
     item->error.clear();
+    LookAtLink(static_cast<int>(item - items_.begin()));
     return;
   }
   item->health.OnOpenFailed(now);
@@ -140,6 +146,14 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
   if (error == item->error) return;
   env_.events.Add(port_.name, "path", absl::StrCat("uplink ", item - items_.begin(), " failed: ", error), true);
   item->error = std::move(error);
+}
+
+// A kernel device may be down when it is opened.
+void UplinkSet::LookAtLink(int index) {
+  const UplinkKind kind = at(index).config.kind;
+  if (kind != UplinkKind::kAfPacket && kind != UplinkKind::kAfXdp) return;
+  if (const auto link = DeviceWatch::Get(at(index).config.device); link.ok())
+    OnNetdev(link->name, link->index, link->running);
 }
 
 bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std::string& what) {
@@ -180,7 +194,11 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
 bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
   bool changed = false;
   for (int i = 0; i < size(); ++i) {
-    const Item& item = at(i);
+    Item& item = items_[static_cast<size_t>(i)];
+    if (!item.health.open() && index != 0 && (item.config.device == name || item.config.bridge == name)) {
+      item.health.OnDeviceEvent(absl::Now());
+      changed = true;
+    }
     if (item.ifindex == 0 || item.config.device != name || !item.health.open()) continue;
     if (index != item.ifindex) {
       changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
@@ -207,7 +225,7 @@ bool UplinkSet::OnDeviceEvent() {
   bool due = false;
   for (Item& item : items_) {
     item.health.OnDeviceEvent(now);
-    due |= item.health.OpeningDue(now);
+    due |= item.health.state() == HealthMonitor::State::kClosed;
   }
   return due;
 }

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "backend/config/config.h"
 #include "backend/datapath/uplink.h"
+#include "backend/service/device_watch.h"
 #include "backend/service/device_worker.h"
 #include "backend/service/event_log.h"
 #include "failover/health_monitor.h"
@@ -16,6 +17,7 @@ namespace everport {
 
 // What uplinks need of the daemon; outlives them.
 struct UplinkEnvironment {
+  boost::asio::io_context& io;
   Mempools& mempools;
   EventLog& events;
   DeviceWorker& devices;  // opens and closes what does not open quickly
@@ -86,6 +88,7 @@ class UplinkSet {
   void Open(Item& item, int node);
   void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
+  void LookAtLink(int index);
   void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
   void Forget(Item& item);
 

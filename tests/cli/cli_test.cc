@@ -168,6 +168,7 @@ TEST_F(CliTest, PortAddRefusesBadValuesByItself) {
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tapp:x"}, "--uplink tapp:x: "},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,brigde=br0"}, "unknown option \"brigde=br0\""},
       {{"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:x,bridge="}, "unknown option \"bridge=\""},
+      {{"port", "add", "vm9", "--socket", "/s", "--uplink", "vf:0000:3b:02.1,bidn"}, "a vf takes bind alone"},
       {{"port", "add"}, "port add: NAME: no name is given; "},
       {{"port", "add", "vm9", "--uplink", "tap:x"}, "port vm9: --socket: no socket is given; "},
       {{"port", "add", "vm9", "--socket", "/s"}, "port vm9: --uplink: there is none; give KIND:DEVICE"},

@@ -331,15 +331,61 @@ TEST_F(DoctorTest, InterfaceIsMissingOrDown) {
 TEST_F(DoctorTest, VfIsMissingOrNotBound) {
   uplink() = {UplinkKind::kVf, "0000:3b:02.1", ""};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "sriov_numvfs")));
-  fs::create_directories(Path("/sys/bus/pci/devices/0000:3b:02.1"));
-  EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "the driver (none)")));
-  fs::create_symlink("../../../bus/pci/drivers/vfio-pci", Path("/sys/bus/pci/devices/0000:3b:02.1/driver"));
+  const std::string device = "/sys/bus/pci/devices/0000:3b:02.1/";
+  fs::create_directories(Path(device));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "is not a VF")));
+  fs::create_symlink("../0000:3b:00.0", Path(device + "physfn"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "has no IOMMU")));
+  fs::create_symlink("../../../kernel/iommu_groups/7", Path(device + "iommu_group"));
+  fs::create_symlink("../../../bus/pci/drivers/igbvf", Path(device + "driver"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0",
+                                          "is bound to igbvf, not to vfio-pci; write bind = true at the uplink")));
+  uplink().bind = true;
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "everportd binds it to vfio-pci")));
+  fs::remove(Path(device + "driver"));
+  fs::create_symlink("../../../bus/pci/drivers/vfio-pci", Path(device + "driver"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "bound to vfio-pci")));
+  Write("/sys/kernel/iommu_groups/7/devices/0000:3b:02.1", "");
+  Write("/sys/kernel/iommu_groups/7/devices/0000:3b:02.2", "");
+  EXPECT_THAT(Examine(facts),
+              Contains(Is(Level::kFail, "port vm1 uplink 0", "shares IOMMU group 7 with 0000:3b:02.2")));
+}
+
+TEST_F(DoctorTest, DevicesThatTheDaemonMayNotOpen) {
+  Write("/proc/77/comm", "everportd\n");
+  Write("/proc/77/status", "Uid:\t990\t990\t990\t990\nGid:\t990\t990\t990\t990\nGroups:\t\n");
+  const std::string device = "/sys/bus/pci/devices/0000:3b:02.1/";
+  fs::create_directories(Path(device));
+  fs::create_symlink("../0000:3b:00.0", Path(device + "physfn"));
+  fs::create_symlink("../../../kernel/iommu_groups/7", Path(device + "iommu_group"));
+  fs::create_symlink("../../../bus/pci/drivers/vfio-pci", Path(device + "driver"));
+  Write("/dev/vfio/7", "");
+  fs::permissions(Path("/dev/vfio/7"), fs::perms(0600));
+  uplink() = {UplinkKind::kVf, "0000:3b:02.1", ""};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0",
+                                          "everportd may not open /dev/vfio/7; run: chown :everport /dev/vfio/7")));
+  fs::permissions(Path("/dev/vfio/7"), fs::perms(0666));
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "bound to vfio-pci")));
 }
 
 TEST_F(DoctorTest, VhostVdpaDeviceIsMissing) {
   uplink() = {UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "modprobe vhost_vdpa")));
+  fs::create_directories(Path("/sys/bus/vdpa/drivers/vhost_vdpa"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "is missing; run: vdpa dev add")));
+  Write("/dev/vhost-vdpa-0", "");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "/dev/vhost-vdpa-0 is no device")));
+  fs::remove(Path("/dev/vhost-vdpa-0"));
+  fs::create_symlink("/dev/null", Path("/dev/vhost-vdpa-0"));  // a character device at least
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "/dev/vhost-vdpa-0 is there")));
+}
+
+TEST_F(DoctorTest, VirtioUserNeedsVhostNet) {
+  uplink() = {UplinkKind::kVirtioUser, "vu0", "br0"};
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "virtio-user", "modprobe vhost_net")));
+  Write("/dev/vhost-net", "");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "virtio-user", "/dev/vhost-net is there")));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "bridge br0 is up")));
 }
 
 TEST_F(DoctorTest, AnUplinkThatWorksButIsNotSeenHereIsNoFailure) {

@@ -141,6 +141,44 @@ TEST(CheckPort, VdevIsADpdkVdevString) {
   }
 }
 
+TEST(CheckPort, VfIsAPciAddress) {
+  for (const char* good : {"0000:3b:02.1", "10000:e1:00.7", "0000:00:1f.0"})
+    EXPECT_EQ(UplinkFault({UplinkKind::kVf, good, ""}), "") << good;
+  for (const char* bad : {"3b:02.1", "0000:3b:02", "0000:3b:20.1", "0000:3b:02.8", "0000:3b.02:1", "eth0",
+                          "0000:3b:02.1 ", "000:3b:02.1", "0000:3b:02.01", "0000:3g:02.1", "", "../../0000:3b:02.1"}) {
+    EXPECT_THAT(UplinkFault({UplinkKind::kVf, bad, ""}), StartsWith("port: uplink[0].device: ")) << bad;
+  }
+  EXPECT_EQ(
+      UplinkFault({UplinkKind::kVf, "3b:02.1", ""}),
+      "port: uplink[0].device: \"3b:02.1\" is not a PCI address; write it as 0000:3b:02.1 (`lspci -D` lists them)");
+}
+
+TEST(CheckPort, PciAddressIsNormalised) {
+  PortConfig port = Port("vm1", {{UplinkKind::kVf, "0000:3B:02.1", ""}});
+  ASSERT_TRUE(CheckPort(port, "port").ok());
+  EXPECT_EQ(port.uplinks[0].device, "0000:3b:02.1");
+  // So that two ways of writing it are one device.
+  PortConfig other = Port("vm2", {{UplinkKind::kVf, "0000:3b:02.1", ""}});
+  EXPECT_EQ(SetFault({port, other}),
+            "port vm2: uplink[0].device: device \"0000:3b:02.1\" is already used by port vm1; an uplink belongs to one "
+            "port: name another device");
+}
+
+TEST(CheckPort, BindBelongsToAVf) {
+  EXPECT_EQ(UplinkFault({.kind = UplinkKind::kVf, .device = "0000:3b:02.1", .bridge = "", .bind = true}), "");
+  EXPECT_EQ(UplinkFault({.kind = UplinkKind::kAfPacket, .device = "eth0", .bridge = "", .bind = true}),
+            "port: uplink[0].bind: only a vf is bound to vfio-pci, this uplink is af_packet; remove the key");
+}
+
+TEST(CheckPort, VirtioUserMakesATap) {
+  EXPECT_EQ(UplinkFault({UplinkKind::kVirtioUser, "vu0", "br0"}), "");
+  EXPECT_THAT(UplinkFault({UplinkKind::kVirtioUser, "/dev/vhost-net", ""}), StartsWith("port: uplink[0].device: "));
+  EXPECT_THAT(SetFault({Port("a", {{UplinkKind::kVirtioUser, "t0", ""}}), Port("b", {{UplinkKind::kTap, "t0", ""}})}),
+              HasSubstr("network interface \"t0\" is already used by port a"));
+  EXPECT_THAT(SetFault({Port("a", {{UplinkKind::kVirtioUser, "t0", ""}, {UplinkKind::kAfPacket, "t0", ""}})}),
+              HasSubstr("is already used"));
+}
+
 TEST(CheckPort, BridgeBelongsToATap) {
   EXPECT_EQ(UplinkFault({UplinkKind::kTap, "t0", "br0"}), "");
   EXPECT_THAT(UplinkFault({UplinkKind::kTap, "t0", "a bridge"}), StartsWith("port: uplink[0].bridge: "));

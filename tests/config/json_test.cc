@@ -70,9 +70,18 @@ TEST(PortJsonError, MalformedOrOfAnotherShape) {
 }
 
 TEST(PortJsonError, LaterKindsAreUnimplemented) {
-  const auto port = PortFromJson(R"({"name":"vm1","socket":"/s","uplink":[{"kind":"vf","device":"0000:3b:02.1"}]})");
+  const auto port = PortFromJson(R"({"name":"vm1","socket":"/s","uplink":[{"kind":"vdpa","device":"0000:3b:02.1"}]})");
   EXPECT_TRUE(absl::IsUnimplemented(port.status()));
   EXPECT_THAT(std::string(port.status().message()), HasSubstr("not available yet in this version"));
+}
+
+TEST(PortJson, BindIsKeptAndLeftOutWhereItIsNotSet) {
+  const auto port =
+      PortFromJson(R"({"name":"vm1","socket":"/s","uplink":[{"kind":"vf","device":"0000:3B:02.1","bind":true}]})");
+  ASSERT_TRUE(port.ok()) << port.status();
+  EXPECT_TRUE(port->uplinks[0].bind);
+  EXPECT_THAT(PortToJson(*port), HasSubstr(R"({"kind":"vf","device":"0000:3b:02.1","bind":true})"));
+  EXPECT_EQ(*PortFromJson(PortToJson(*port)), *port);
 }
 
 }  // namespace

@@ -78,6 +78,22 @@ TEST_F(PreflightTest, AllThatUplinksStandOn) {
                   "port vm1: uplink 3: eth0 is there but is not a tap; choose another name"));
 }
 
+TEST_F(PreflightTest, HardwareThatUplinksNeed) {
+  config.ports[0].uplinks = {{UplinkKind::kVf, "0000:3b:02.1", ""}, {UplinkKind::kVirtioUser, "vu0", ""}};
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 does not exist; "),
+                                     "port vm1: uplink 1: /dev/vhost-net is missing; run: modprobe vhost_net"));
+  Write("/dev/vhost-net", "");
+  const std::string device = dir.path() + "/sys/bus/pci/devices/0000:3b:02.1/";
+  fs::create_directories(device);
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 is not a VF; ")));
+  fs::create_symlink("../0000:3b:00.0", device + "physfn");
+  fs::create_symlink("../../../kernel/iommu_groups/7", device + "iommu_group");
+  EXPECT_THAT(Missing(),
+              ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 is bound to no driver, ")));
+  config.ports[0].uplinks[0].bind = true;
+  EXPECT_THAT(Missing(), IsEmpty());
+}
+
 TEST_F(PreflightTest, HugepagesWhereTheyAreDemanded) {
   config.daemon.memory = DaemonConfig::Memory::kHugepages;
   EXPECT_THAT(Missing(), ElementsAre(StartsWith("daemon.memory: there are no hugepages; ")));

@@ -20,6 +20,7 @@
 #include <fstream>
 
 #include "backend/datapath/eal.h"
+#include "backend/datapath/ethdev_endpoint.h"
 #include "tests/datapath/mbuf_support.h"
 
 namespace everport {
@@ -219,6 +220,32 @@ TEST_F(UplinkTest, VdevIsGivenToDpdkAsItStandsAndIsOnePortsAlone) {
   EXPECT_THAT(std::string(Open(port).status().message()), HasSubstr("net_null7 is in use by another port"));
   uplink->reset();
   EXPECT_TRUE(Open(port).ok());
+}
+
+Trouble TroubleOf(const Uplink& uplink) {
+  return dynamic_cast<const EthdevEndpoint&>(*uplink.endpoint).trouble();
+}
+
+TEST_F(UplinkTest, LinkOfAVdevIsTroubleOnlyWhereItMeansSomething) {
+  for (const char* vdev : {"net_null8", "net_ring8"}) {
+    auto uplink = Open(Port({UplinkKind::kVdev, vdev, ""}));
+    ASSERT_TRUE(uplink.ok()) << uplink.status();
+    EXPECT_EQ(TroubleOf(**uplink), Trouble::kNone) << vdev;
+    EXPECT_EQ(dynamic_cast<const EthdevEndpoint&>(*(*uplink)->endpoint).transmitted(), std::nullopt);
+  }
+  Shell("ip link add veth-a type veth peer name veth-b");
+  auto uplink = Open(Port({UplinkKind::kAfPacket, "veth-a", ""}));
+  ASSERT_TRUE(uplink.ok()) << uplink.status();
+  EXPECT_EQ(TroubleOf(**uplink), Trouble::kNone);  // rtnetlink tells of this one
+  uplink->reset();
+  Shell("ip link del veth-a");
+}
+
+TEST_F(UplinkTest, VfThatDoesNotExistIsNamed) {
+  const auto uplink = Open(Port({.kind = UplinkKind::kVf, .device = "0000:7f:1f.7", .bridge = "", .bind = true}));
+  EXPECT_TRUE(absl::IsNotFound(uplink.status()));
+  EXPECT_THAT(std::string(uplink.status().message()),
+              HasSubstr("vf 0000:7f:1f.7: PCI device 0000:7f:1f.7 does not exist; "));
 }
 
 TEST_F(UplinkTest, MissingDevicesAreNamedWithTheirCause) {

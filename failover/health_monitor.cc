@@ -81,7 +81,7 @@ bool HealthMonitor::OnCondition(Trouble trouble, absl::Time now) {
 }
 
 void HealthMonitor::OnDeviceEvent(absl::Time now) {
-  if (state_ == State::kClosed) retry_at_ = std::min(retry_at_, now);
+  if (state_ == State::kClosed) retry_at_ = std::min(retry_at_, std::max(now, retry_at_ - retry_delay_ + kFirstRetry));
 }
 
 void HealthMonitor::Tick(absl::Time now) {

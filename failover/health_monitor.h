@@ -59,7 +59,8 @@ class HealthMonitor {
   void OnClosed(absl::Time now);
   // What its device tells now; the same as before changes nothing. Returns whether it must be closed.
   bool OnCondition(Trouble trouble, absl::Time now);
-  // A device has appeared, or was bound to another driver: worth a try at once.
+  // A device has appeared, or was bound to another driver: worth a try at once. But not within kFirstRetry of the last
+  // one: trying may announce devices by itself.
   void OnDeviceEvent(absl::Time now);
   void Tick(absl::Time now);
   // When Tick or OpeningDue would say something new; infinite future if never.

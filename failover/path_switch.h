@@ -47,6 +47,8 @@ class PathSwitch {
 
   State state() const { return state_; }
   int active() const { return active_; }
+  // Of the switch under way; what is being started in kStarting.
+  int target() const { return target_; }
   const Report& report() const { return report_; }
 
   // A switch to the first of `candidates` that starts (each at most once; -1 is none). orderly: the source works, so

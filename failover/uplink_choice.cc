@@ -1,40 +1,30 @@
 #include "failover/uplink_choice.h"
 
-#include <algorithm>
-
 namespace everport {
+namespace {
 
-UplinkDecision ChooseUplink(const std::vector<UplinkHealth>& uplinks, absl::Time now) {
-  UplinkDecision decision;
-  std::vector<size_t> due;
-  for (size_t i = 0; i < uplinks.size() && !decision.use; ++i) {
-    if (uplinks[i].state != UplinkState::kFailed) {
-      decision.use = i;
-    } else if (uplinks[i].retry_at <= now) {
-      due.push_back(i);
-    } else {
-      decision.next_retry = std::min(decision.next_retry, uplinks[i].retry_at);
-    }
+using State = HealthMonitor::State;
+
+// Indices by preference: the chosen one, then the order of the configuration.
+std::vector<int> ByPreference(int count, int chosen) {
+  std::vector<int> order;
+  if (chosen >= 0 && chosen < count) order.push_back(chosen);
+  for (int i = 0; i < count; ++i) {
+    if (i != chosen) order.push_back(i);
   }
-  if (!decision.use && !due.empty()) {
-    decision.use = due.front();
-    due.clear();  // the others stay due, and have their turn when this one fails
-  }
-  decision.probe = std::move(due);
-  return decision;
+  return order;
 }
 
-UplinkHealth AfterSuccess() {
-  return {.state = UplinkState::kWorking};
-}
+}  // namespace
 
-UplinkHealth AfterFailure(const UplinkHealth& health, absl::Time now) {
-  const bool again = health.state == UplinkState::kFailed;
-  const absl::Duration delay = again ? std::min(2 * health.retry_delay, kLongestRetry) : kFirstRetry;
-  return {.state = UplinkState::kFailed,
-          .failed_since = again ? health.failed_since : now,
-          .retry_at = now + delay,
-          .retry_delay = delay};
+int ChooseUplink(const std::vector<State>& uplinks, int active, int chosen) {
+  int proving = -1;
+  for (int i : ByPreference(static_cast<int>(uplinks.size()), chosen)) {
+    const State state = uplinks[static_cast<size_t>(i)];
+    if (state == State::kTrusted || (state == State::kProving && i == active)) return i;
+    if (state == State::kProving && proving < 0) proving = i;
+  }
+  return proving;
 }
 
 }  // namespace everport

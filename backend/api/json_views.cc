@@ -114,6 +114,7 @@ object PortJson(const PortView& port) {
           {"queues", QueuesJson(port.queues)},
           {"features", FeatureSet(port.negotiated_features, FeatureNames(port.negotiated_features))},
           {"packed", port.packed},
+          {"path_switches", object{{"planned", port.switches.planned}, {"failovers", port.switches.failovers}}},
           {"sessions", port.sessions},
           {"replays", port.replays}};
 }
@@ -136,11 +137,19 @@ object HealthJson(const HealthView& health, const DaemonConfig& daemon) {
 }
 
 object EventJson(const EventView& event) {
-  return {{"id", event.id},
-          {"time_unix_us", event.time_unix_us},
-          {"port", event.port},
-          {"type", event.type},
-          {"message", event.message}};
+  object json = {{"id", event.id},
+                 {"time_unix_us", event.time_unix_us},
+                 {"port", event.port},
+                 {"type", event.type},
+                 {"message", event.message}};
+  if (event.path) {
+    json["path"] = object{{"from", event.path->from},
+                          {"to", event.path->to},
+                          {"cause", event.path->cause},
+                          {"ms", event.path->ms},
+                          {"lost", event.path->lost}};
+  }
+  return json;
 }
 
 object ContractJson(const FeatureContract& contract) {

@@ -2,6 +2,7 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <limits>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -116,9 +117,37 @@ void CollectPortCounters(const std::vector<PortView>& ports, std::vector<MetricF
       queue_tx.Add(labels, static_cast<double>(queue.tx_packets));
     }
   }
+  Family switches = Counter("everport_port_path_switches_total", "Path switches, planned or because a path failed.");
+  for (const PortView& port : ports) {
+    switches.Add({{"port", port.config.name}, {"cause", "planned"}}, static_cast<double>(port.switches.planned));
+    switches.Add({{"port", port.config.name}, {"cause", "failover"}}, static_cast<double>(port.switches.failovers));
+  }
+  switches.AppendTo(out);
   drops.AppendTo(out);
   queue_rx.AppendTo(out);
   queue_tx.AppendTo(out);
+}
+
+void CollectSwitchGaps(const std::vector<PortView>& ports, std::vector<MetricFamily>& out) {
+  MetricFamily gaps;
+  gaps.name = "everport_port_path_switch_gap_seconds";
+  gaps.help = "How long the guest was without a path at a switch, at most.";
+  gaps.type = MetricType::Histogram;
+  for (const PortView& port : ports) {
+    ClientMetric metric;
+    metric.label = {{"port", port.config.name}};
+    uint64_t count = 0;
+    for (size_t i = 0; i < PathSwitchStats::kBuckets; ++i) {
+      count += port.switches.buckets[i];
+      const bool last = i + 1 == PathSwitchStats::kBuckets;
+      metric.histogram.bucket.push_back(
+          {count, last ? std::numeric_limits<double>::infinity() : PathSwitchStats::kBounds[i]});
+    }
+    metric.histogram.sample_count = count;
+    metric.histogram.sample_sum = port.switches.sum_seconds;
+    gaps.metric.push_back(std::move(metric));
+  }
+  if (!gaps.metric.empty()) out.push_back(std::move(gaps));
 }
 
 void CollectPortStates(const std::vector<PortView>& ports, std::vector<MetricFamily>& out) {
@@ -174,6 +203,7 @@ std::vector<MetricFamily> CollectMetrics(const ServiceApi& service) {
   CollectDaemon(service, families);
   CollectPortStates(ports, families);
   CollectPortCounters(ports, families);
+  CollectSwitchGaps(ports, families);
   CollectPollers(service.Pollers(), families);
   return families;
 }

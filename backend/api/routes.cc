@@ -85,7 +85,7 @@ void RemovePort(const Call& call) {
 // {"index": N}
 absl::StatusOr<int> ReadIndex(const Call& call) {
   const std::string object = absl::StrCat("port ", call.name, ": path: ");
-  const std::string mend = "; write {\"index\": 0}, 0 being the first uplink";
+  const std::string mend = "; write {\"index\": 0}, 0 being the first uplink, -1 for the order of the configuration";
   json::error_code error;
   const json::value value = json::parse(call.body, error);
   if (error) return absl::InvalidArgumentError(absl::StrCat(object, "not valid JSON: ", error.message(), mend));
@@ -94,8 +94,8 @@ absl::StatusOr<int> ReadIndex(const Call& call) {
   if (!index || fields->size() != 1) {
     return absl::InvalidArgumentError(absl::StrCat(object, "not an object with \"index\" alone", mend));
   }
-  if (!index->is_int64() || index->get_int64() < 0 || index->get_int64() > 255) {
-    return absl::InvalidArgumentError(absl::StrCat(object, "index is not a number from 0 to 255", mend));
+  if (!index->is_int64() || index->get_int64() < -1 || index->get_int64() > 255) {
+    return absl::InvalidArgumentError(absl::StrCat(object, "index is not a number from -1 to 255", mend));
   }
   return static_cast<int>(index->get_int64());
 }

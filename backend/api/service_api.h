@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,9 +24,27 @@ struct PathView {
   std::string reason;  // why this one, in a few words: "first choice", "uplink 0 (vf 0000:3b:02.1): no such device"
 };
 
+// Path switches of a port since the daemon started, with how long the guest was without a path at most, each time.
+struct PathSwitchStats {
+  // Upper bounds of the histogram's buckets, seconds; the last one has none.
+  static constexpr double kBounds[] = {0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1};
+  static constexpr size_t kBuckets = std::size(kBounds) + 1;
+  uint64_t buckets[kBuckets] = {};  // each counts its own alone
+  double sum_seconds = 0;
+  uint64_t planned = 0, failovers = 0;
+
+  void Add(double seconds, bool is_planned) {
+    size_t i = 0;
+    while (i + 1 < kBuckets && seconds > kBounds[i]) ++i;
+    ++buckets[i];
+    sum_seconds += seconds;
+    ++(is_planned ? planned : failovers);
+  }
+};
+
 struct UplinkView {
   UplinkConfig config;
-  std::string state;  // "active" | "standby" | "failed"
+  std::string state;  // "active" | "standby" | "opening" | "failed"
   std::string error;  // of the last attempt to open it; empty if none
 };
 
@@ -52,6 +72,7 @@ struct PortView {
   int poller = -1;                     // poller index; -1: not polled now
   uint64_t negotiated_features = 0;
   bool packed = false;
+  PathSwitchStats switches;
   uint64_t sessions = 0;  // front-end sessions since the daemon started
   uint64_t replays = 0;   // times a session was taken over from the keeper
 };
@@ -91,6 +112,13 @@ struct EventView {
   std::string port;  // empty: the daemon itself
   std::string type;  // "state", "path", "config", "keeper", …
   std::string message;
+  struct PathChange {
+    int from = -1, to = -1;  // uplink indices; -1: none
+    std::string cause;
+    double ms = 0;      // that the guest was without a path, at most
+    uint64_t lost = 0;  // frames that the uplink had taken and, as far as it tells, not sent
+  };
+  std::optional<PathChange> path = std::nullopt;  // of type "path", when the path is another
 };
 
 class ServiceApi {
@@ -103,8 +131,8 @@ class ServiceApi {
   virtual absl::StatusOr<PortView> Port(const std::string& name) const = 0;  // NotFound
   virtual void AddPort(PortConfig port, Done done) = 0;                      // AlreadyExists, InvalidArgument, …
   virtual void RemovePort(const std::string& name, Done done) = 0;           // NotFound
-  virtual void SwitchPath(const std::string& name, int uplink_index,
-                          Done done) = 0;  // NotFound, OutOfRange, Unimplemented
+  // uplink_index -1: by the configuration's order again. NotFound, OutOfRange, FailedPrecondition.
+  virtual void SwitchPath(const std::string& name, int uplink_index, Done done) = 0;
   virtual std::vector<PollerView> Pollers() const = 0;
   virtual std::vector<PlacementRow> Placement() const = 0;
   virtual HealthView Health() const = 0;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/top.h"
@@ -26,7 +27,7 @@ struct Options {
   Action action;
 
   std::string name;
-  unsigned index = 0;
+  std::string index;  // of path
   PortAddOptions add;
   bool no_follow = false;
   TopOptions top;
@@ -99,11 +100,25 @@ void AddPortVerbs(CLI::App& app, Options& o) {
        [&o](const Client& client) { return ShowPort(client, o.name); })
       ->add_option("NAME", o.name, "port")
       ->required();
-  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks (not available yet).",
-                        "everportctl path vm1-net0 1   # its second uplink",
-                        [&o](const Client& client) { return SwitchPath(client, o.name, o.index); });
+  CLI::App* path = Verb(app, o, "path", "Switch a port to another of its uplinks, which the guest does not notice.",
+                        "everportctl path vm1-net0 1      # its second uplink, as long as that works\n"
+                        "  everportctl path vm1-net0 auto   # by the configuration's order again",
+                        [&o](const Client& client) {
+                          int index = -1;
+                          if (o.index != "auto") (void)absl::SimpleAtoi(o.index, &index);  // it has been checked
+                          return SwitchPath(client, o.name, index);
+                        });
   path->add_option("NAME", o.name, "port")->required();
-  path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink")->required();
+  path->add_option("UPLINK-INDEX", o.index, "0 is the first uplink; auto: the configuration's order decides again")
+      ->required()
+      ->type_name("N|auto")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            unsigned index = 0;
+            if (text == "auto" || (absl::SimpleAtoi(text, &index) && index <= 255)) return std::string();
+            return absl::StrCat("\"", text, "\" is neither the index of an uplink, counted from 0, nor auto");
+          },
+          "", "UPLINK-INDEX"));
 }
 
 void AddWatchVerbs(CLI::App& app, Options& o) {

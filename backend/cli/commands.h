@@ -29,7 +29,7 @@ struct PortAddOptions {
 absl::Status AddPort(const Client& client, const PortAddOptions& options);
 absl::Status RemovePort(const Client& client, const std::string& name);
 absl::Status ShowPort(const Client& client, const std::string& name);
-absl::Status SwitchPath(const Client& client, const std::string& name, unsigned index);
+absl::Status SwitchPath(const Client& client, const std::string& name, int index);
 
 absl::Status ShowLibvirtXml(const Client& client, const std::string& name);
 

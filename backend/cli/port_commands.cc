@@ -252,7 +252,7 @@ absl::Status ShowLibvirtXml(const Client& client, const std::string& name) {
   return absl::OkStatus();
 }
 
-absl::Status SwitchPath(const Client& client, const std::string& name, unsigned index) {
+absl::Status SwitchPath(const Client& client, const std::string& name, int index) {
   const auto target = PortTarget(name);
   if (!target.ok()) return target.status();
   const auto port = client.Do("POST", *target + "/path", absl::StrCat("{\"index\":", index, "}"));

@@ -68,7 +68,7 @@ std::string SurplusText(const Reached& reached, const std::string& word) {
 
 // CLI11's own words for a value that is missing or is none, said as the rest is.
 std::string ValueText(const CLI::ParseError& error) {
-  const std::string words = error.what();
+  std::string words = error.what();
   if (dynamic_cast<const CLI::ConversionError*>(&error)) {  // "Could not convert: --mtu = x"
     const std::pair<std::string, std::string> parts =
         absl::StrSplit(absl::StripPrefix(words, "Could not convert: "), absl::MaxSplits(" = ", 1));

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "migration/feature_contract.h"
@@ -63,6 +64,12 @@ std::string PciFault(absl::string_view address) {
   return absl::StrCat(Quote(address), " is not a PCI address; write it as 0000:3b:02.1 (`lspci -D` lists them)");
 }
 
+std::string NodeFault(absl::string_view path) {
+  if (path.empty()) return "no device is named; give its node, for example /dev/vhost-vdpa-0";
+  if (absl::StartsWith(path, "/dev/")) return "";
+  return absl::StrCat(Quote(path), " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
+}
+
 std::string PeerFault(const PortConfig& port, absl::string_view peer) {
   if (peer.empty()) return "no port is named; give the name of the port to wire this one to";
   if (!ValidName(peer)) return absl::StrCat(Quote(peer), " is not a port name; ", kNameMend);
@@ -83,8 +90,9 @@ std::string DeviceFault(const PortConfig& port, const UplinkConfig& uplink) {
       return VdevFault(uplink.device);
     case UplinkKind::kPort:
       return PeerFault(port, uplink.device);
-    case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
+      return NodeFault(uplink.device);
+    case UplinkKind::kVdpa:
       break;
   }
   return "";
@@ -99,9 +107,9 @@ bool AvailableNow(UplinkKind kind) {
     case UplinkKind::kPort:
     case UplinkKind::kVf:
     case UplinkKind::kVirtioUser:
+    case UplinkKind::kVhostVdpa:
       return true;
     case UplinkKind::kVdpa:
-    case UplinkKind::kVhostVdpa:
       break;
   }
   return false;
@@ -115,7 +123,7 @@ Fault CheckUplink(const PortConfig& port, size_t index) {
         key("kind"),
         absl::StrCat(
             "\"", View(UplinkKindName(uplink.kind)),
-            "\" is not available yet in this version; use vf, tap, af_packet, af_xdp, virtio-user, vdev or port"),
+            "\" is not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"),
         absl::StatusCode::kUnimplemented};
   }
   if (std::string fault = DeviceFault(port, uplink); !fault.empty()) return Breach(key("device"), std::move(fault));

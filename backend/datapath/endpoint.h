@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "backend/base/unique_fd.h"
 #include "backend/datapath/offload.h"
+#include "failover/health_monitor.h"
 
 struct rte_mbuf;
 
@@ -27,11 +29,19 @@ class Endpoint {
 
   // Up to n frames that have arrived. The caller owns them afterwards.
   virtual uint16_t Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
-  // Takes all n frames away from the caller. Returns how many were accepted; the others have been freed.
+  // Takes the first frames away from the caller and returns how many: the others are still the caller's, who may try
+  // again later, in order.
   virtual uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) = 0;
 
-  // The device has gone and will not come back under this endpoint. Any thread.
-  virtual bool failed() const { return false; }
+  // What the device's driver tells of it now; at most a register read. Any thread.
+  virtual Trouble trouble() const { return Trouble::kNone; }
+  // Frames that the device says have left it, where it is a device that tells. Any thread.
+  virtual std::optional<uint64_t> transmitted() const { return std::nullopt; }
+  // Frames that Transmit took but the device will never send: too long, or the kernel does not want them. Any thread.
+  virtual uint64_t refused() const { return 0; }
+  // Whether frames that it does not take now are kept for it, and a device that takes none for long counts as stalled.
+  // Not so another guest: what its full ring has no room for is lost, as with any NIC, and is nobody's fault.
+  virtual bool backpressure() const { return true; }
 
   // Before the poller sleeps: asks to be woken when frames arrive. The poller polls once more afterwards.
   virtual void ArmWake() = 0;

@@ -160,25 +160,22 @@ uint16_t EthdevEndpoint::Receive(uint16_t queue, rte_mbuf** frames, uint16_t n) 
   return rte_eth_rx_burst(ethdev_id_, queue, frames, n);
 }
 
-// Makes one mbuf of each chain, for a device that takes no chains. A frame too long for one mbuf is freed.
+// Makes one mbuf of each chain, for a device that takes no chains. Returns how many of the first frames are such.
 uint16_t EthdevEndpoint::MakeSingle(rte_mbuf** frames, uint16_t n) {
-  uint16_t kept = 0;
-  for (uint16_t i = 0; i < n; ++i) {
-    if (frames[i]->nb_segs > 1 && rte_pktmbuf_linearize(frames[i]) != 0) {
-      rte_pktmbuf_free(frames[i]);
-    } else {
-      frames[kept++] = frames[i];
-    }
-  }
-  return kept;
+  uint16_t done = 0;
+  while (done < n && (frames[done]->nb_segs == 1 || rte_pktmbuf_linearize(frames[done]) == 0)) ++done;
+  return done;
 }
 
 uint16_t EthdevEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) {
-  if (!multi_segment_) n = MakeSingle(frames, n);
-  const uint16_t fit = prepare_ ? rte_eth_tx_prepare(ethdev_id_, queue, frames, n) : n;
-  const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, fit);
-  if (sent < n) rte_pktmbuf_free_bulk(frames + sent, n - sent);
-  return sent;
+  const uint16_t fit = multi_segment_ ? n : MakeSingle(frames, n);
+  const uint16_t fine = prepare_ ? rte_eth_tx_prepare(ethdev_id_, queue, frames, fit) : fit;
+  const uint16_t sent = rte_eth_tx_burst(ethdev_id_, queue, frames, fine);
+  if (sent < fine || fine == n) return sent;
+  // The frame behind is too long for one mbuf, or nothing the device can do: nothing will ever send it.
+  rte_pktmbuf_free(frames[sent]);
+  refused_.fetch_add(1, std::memory_order_relaxed);
+  return sent + 1;
 }
 
 void EthdevEndpoint::ArmWake() {

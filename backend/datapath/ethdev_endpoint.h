@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -49,11 +50,13 @@ class EthdevEndpoint : public Endpoint {
   void DisarmWake() override;
   std::vector<WakeFd> WakeFds(bool& complete) override;
   uint32_t wake_generation() const override { return 0; }
+  uint64_t refused() const override { return refused_.load(std::memory_order_relaxed); }
   // A removed device's registers are not read. Any thread.
-  Trouble trouble() const { return watch_->trouble(); }
-  bool failed() const override { return NeedsReopening(trouble()); }
-  // Frames the device says it has sent, where that is a register and not our own count; nullopt once it has gone.
-  std::optional<uint64_t> transmitted() const { return bus_ == "pci" ? watch_->transmitted() : std::nullopt; }
+  Trouble trouble() const override { return watch_->trouble(); }
+  // nullopt for software devices: there it is our own count.
+  std::optional<uint64_t> transmitted() const override {
+    return bus_ == "pci" ? watch_->transmitted() : std::nullopt;
+  }
 
   uint16_t ethdev_id() const { return ethdev_id_; }
   int numa_node() const { return numa_node_; }
@@ -80,6 +83,7 @@ class EthdevEndpoint : public Endpoint {
   const bool edge_wakes_;
   int numa_node_ = -1;
   OffloadCaps caps_{};
+  std::atomic<uint64_t> refused_{0};
   std::unique_ptr<EthdevWatch> watch_;
 };
 

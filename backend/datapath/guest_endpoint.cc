@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
 #include "backend/datapath/journal_scan.h"
 #include "migration/feature_contract.h"
@@ -208,7 +210,7 @@ uint16_t GuestEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) 
                                           : TransmitPlain(vid, vring, frames, n);
     vrings_[vring].sending.clear(std::memory_order_release);
   }
-  rte_pktmbuf_free_bulk(frames, n);  // librte_vhost copied them
+  rte_pktmbuf_free_bulk(frames, sent);  // librte_vhost copied them
   return sent;
 }
 
@@ -295,9 +297,91 @@ bool GuestEndpoint::Owns(uintptr_t address) const {
 
 void GuestEndpoint::Retire() {
   retired_.store(true, std::memory_order_seq_cst);
-  vid_.store(-1, std::memory_order_seq_cst);
+  {
+    std::lock_guard lock(device_mutex_);
+    vid_.store(-1, std::memory_order_seq_cst);
+    if (StopOffload stop = std::exchange(stop_offload_, nullptr)) stop();
+  }
   enabled_.store(0, std::memory_order_release);
   hooks_.synchronize();
+}
+
+GuestRings GuestEndpoint::ReadRings(int vid) const {
+  GuestRings rings;
+  rings.features = features();
+  const bool packed = Has(rings.features, kRingPacked);
+  rte_vhost_memory* table = nullptr;
+  if (rte_vhost_get_mem_table(vid, &table) != 0) return rings;
+  for (uint32_t i = 0; i < table->nregions; ++i) {
+    const rte_vhost_mem_region& region = table->regions[i];
+    rings.regions.push_back({region.guest_phys_addr, region.size, reinterpret_cast<void*>(region.host_user_addr)});
+  }
+  free(table);
+  const auto gpa = [&](const void* address) -> uint64_t {
+    for (const GuestRings::Region& region : rings.regions) {
+      const auto offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(region.address);
+      if (offset < region.size) return region.gpa + offset;
+    }
+    return 0;
+  };
+  for (uint16_t vring = 0; vring < max_vrings_; ++vring) {
+    GuestRings::Ring& ring = rings.rings.emplace_back();
+    rte_vhost_vring info{};
+    if (rte_vhost_get_vhost_vring(vid, vring, &info) != 0 || !info.desc || info.size == 0) continue;
+    ring.enabled = enabled_vrings() >> vring & 1;
+    ring.size = info.size;
+    ring.desc = gpa(info.desc);
+    ring.avail = gpa(info.avail);  // unions with the packed ring's event areas
+    ring.used = gpa(info.used);
+    rte_vhost_get_vring_base(vid, vring, &ring.avail_base, &ring.used_base);
+    if (!packed) {
+      ring.avail_idx = &info.avail->idx;
+      ring.used_idx = &info.used->idx;
+    }
+    if (info.kickfd >= 0) ring.kick.reset(fcntl(info.kickfd, F_DUPFD_CLOEXEC, 0));
+    if (info.callfd >= 0) ring.call.reset(fcntl(info.callfd, F_DUPFD_CLOEXEC, 0));
+  }
+  return rings;
+}
+
+absl::StatusOr<GuestRings> GuestEndpoint::Rings() {
+  const std::unique_lock lock(device_mutex_, std::try_to_lock);  // held elsewhere: it is going away
+  const int vid = lock ? vid_.load(std::memory_order_acquire) : -1;
+  if (vid < 0)
+    return absl::FailedPreconditionError(absl::StrCat("port ", port_, ": the guest's device is not running"));
+  return ReadRings(vid);
+}
+
+void GuestEndpoint::WritePositions(int vid, const GuestRings& rings) {
+  for (uint16_t vring = 0; vring < rings.rings.size(); ++vring) {
+    const GuestRings::Ring& ring = rings.rings[vring];
+    if (ring.size > 0) rte_vhost_set_vring_base(vid, vring, ring.avail_base, ring.used_base);
+  }
+}
+
+void GuestEndpoint::SetPositions(const GuestRings& rings) {
+  const std::unique_lock lock(device_mutex_, std::try_to_lock);
+  if (const int vid = lock ? vid_.load(std::memory_order_acquire) : -1; vid >= 0) WritePositions(vid, rings);
+}
+
+bool GuestEndpoint::SetOffload(StopOffload stop) {
+  const std::unique_lock lock(device_mutex_, std::try_to_lock);
+  if (!lock || vid_.load(std::memory_order_acquire) < 0) return false;
+  stop_offload_ = std::move(stop);
+  return true;
+}
+
+void GuestEndpoint::ClearOffload() {
+  const std::unique_lock lock(device_mutex_, std::try_to_lock);
+  if (lock) stop_offload_ = nullptr;
+}
+
+void GuestEndpoint::CallAll() {
+  const std::unique_lock lock(device_mutex_, std::try_to_lock);
+  const int vid = lock ? vid_.load(std::memory_order_acquire) : -1;
+  for (uint16_t vring = 0; vid >= 0 && vring < max_vrings_; ++vring) {
+    if (enabled_vrings() >> vring & 1) rte_vhost_vring_call(vid, vring);
+  }
 }
 
 void GuestEndpoint::OnConnection(bool connected) {
@@ -369,7 +453,13 @@ void GuestEndpoint::RememberMemory(int vid) {
 
 void GuestEndpoint::OnDestroyDevice() {
   // The enabled mask stays: librte_vhost reports those vrings that it stops, and keeps the others ready.
-  const bool in_use = vid_.exchange(-1, std::memory_order_seq_cst) >= 0;
+  bool in_use = false;
+  {
+    std::lock_guard lock(device_mutex_);
+    const int vid = vid_.exchange(-1, std::memory_order_seq_cst);
+    in_use = vid >= 0;
+    if (StopOffload stop = std::exchange(stop_offload_, nullptr); stop && in_use) WritePositions(vid, stop());
+  }
   ring_address_.store(nullptr, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
   if (in_use) hooks_.synchronize();  // else Retire has, or nobody saw the device

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "backend/base/unique_fd.h"
 #include "backend/datapath/endpoint.h"
+#include "backend/datapath/guest_rings.h"
 #include "backend/datapath/index_page_map.h"
 #include "backend/keeper/index_page.h"
 
@@ -47,7 +49,7 @@ class GuestEndpoint : public Endpoint {
   std::vector<WakeFd> WakeFds(bool& complete) override;
   uint32_t wake_generation() const override { return generation_.load(std::memory_order_acquire); }
 
-  // The pool that frames from the guest are made of. Control thread, before the endpoint is given to a poller.
+  // The pool that frames from the guest are made of. By the lane, on its poller's thread or before it has one.
   void set_pool(rte_mempool* pool) { pool_ = pool; }
   // The port's MTU: what another guest may send to this one.
   void set_mtu(uint16_t mtu) { mtu_ = mtu; }
@@ -57,6 +59,19 @@ class GuestEndpoint : public Endpoint {
   // while it destroys the device, and waiting for pollers in there could wait for ever (an event for another device
   // that wants the mutex holds the locks of vrings that a poller wants).
   void Retire();
+
+  // For a device that will work on the rings itself, or has done so; no poller may use them meanwhile. Control thread.
+  // FailedPrecondition when the guest's device is not running.
+  absl::StatusOr<GuestRings> Rings();
+  void SetPositions(const GuestRings& rings);
+  // From now on an offload device uses the rings: `stop` makes it let go and tells where it has come to. Called at most
+  // once, by librte_vhost's event thread, before rings and memory go away. False: they have gone already.
+  using StopOffload = std::function<GuestRings()>;
+  bool SetOffload(StopOffload stop);
+  // It does not use them any more. None of these waits while `stop` runs: then the rings have gone.
+  void ClearOffload();
+  // Tells the guest that something may have happened on each ring; one time too often does no harm.
+  void CallAll();
 
   // librte_vhost's event thread.
   void OnNewDevice(int vid);
@@ -99,6 +114,8 @@ class GuestEndpoint : public Endpoint {
       stuck_since = 0;
     }
   };
+  GuestRings ReadRings(int vid) const;
+  void WritePositions(int vid, const GuestRings& rings);
   int UsableVid(uint16_t vring) const;
   uint16_t ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
@@ -132,6 +149,8 @@ class GuestEndpoint : public Endpoint {
     uintptr_t start;
     size_t size;
   };
+  std::mutex device_mutex_;    // held while the device is looked into by the control thread, or goes away
+  StopOffload stop_offload_;   // under device_mutex_
   mutable std::mutex mutex_;   // the vrings' kick descriptors, and memory_
   std::vector<Range> memory_;  // the guest's, mapped here; as of OnNewDevice
   std::vector<Vring> vrings_;  // its size never changes: a Vring cannot move

@@ -40,6 +40,8 @@ rte_mempool* Mempools::Create(int node, unsigned mbufs, unsigned cache, uint16_t
 
 absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, bool exclusive,
                                                                    uint16_t data_room) {
+  std::lock_guard lock(mutex_);
+  FreeUnused();
   auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) {
     return !exclusive && !p.exclusive && p.node == node && p.free >= mbufs;
   });
@@ -59,16 +61,29 @@ absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, uns
 }
 
 rte_mempool* Mempools::indirect() {
+  std::lock_guard lock(mutex_);
   if (!indirect_) indirect_ = rte_pktmbuf_pool_create("everport_indirect", kPoolMbufs, kCache, 0, 0, SOCKET_ID_ANY);
   return indirect_;
 }
 
 void Mempools::Release(rte_mempool* released, unsigned mbufs) {
+  std::lock_guard lock(mutex_);
   auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) { return p.pool == released; });
   pool->free += mbufs;
-  if (--pool->leases > 0) return;
-  rte_mempool_free(pool->pool);
-  pools_.erase(pool);
+  --pool->leases;
+  FreeUnused();
+}
+
+// Those without a lease and with all their mbufs back; the others are looked at again with the next call.
+void Mempools::FreeUnused() {
+  for (auto pool = pools_.begin(); pool != pools_.end();) {
+    if (pool->leases > 0 || !rte_mempool_full(pool->pool)) {
+      ++pool;
+    } else {
+      rte_mempool_free(pool->pool);
+      pool = pools_.erase(pool);
+    }
+  }
 }
 
 }  // namespace everport

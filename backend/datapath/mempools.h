@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -12,11 +13,12 @@ struct rte_mempool;
 namespace everport {
 
 // mbuf pools, shared by the ports of a NUMA node so that a further port costs what it holds and no more: a port
-// reserves the mbufs its uplink's rings may keep, and gets a pool with so many to spare. Control thread; the pools
+// reserves the mbufs its uplink's rings may keep, and gets a pool with so many to spare. Any thread; the pools
 // themselves may be used from any lcore. The mbufs' data room is RTE_MBUF_DEFAULT_BUF_SIZE.
 class Mempools {
  public:
-  // One reservation; gives it back when destroyed. The uplink and the lane that use it must have ended before.
+  // One reservation; gives it back when destroyed. No new mbufs may be taken from it then. Those that are under way
+  // still (in another uplink's transmit ring, after a switch) keep the pool in being until they are back.
   class Lease {
    public:
     ~Lease();
@@ -59,7 +61,9 @@ class Mempools {
   };
   rte_mempool* Create(int node, unsigned mbufs, unsigned cache, uint16_t data_room);
   void Release(rte_mempool* pool, unsigned mbufs);
+  void FreeUnused();
 
+  std::mutex mutex_;
   std::vector<Pool> pools_;
   rte_mempool* indirect_ = nullptr;
   unsigned serial_ = 0;

@@ -84,6 +84,19 @@ void Poller::Remove(Lane* lane) {
   });
 }
 
+void Poller::Apply(Lane* lane, const std::function<void()>& change) {
+  MailAndWait([&] {
+    auto slot = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) { return s.lane == lane; });
+    if (slot != slots_.end()) {
+      if (slot->waiting) DisarmAll(*slot);
+      StopWaiting(*slot);
+    }
+    change();
+    if (slot != slots_.end()) slot->generation = lane->wake_generation() - 1;  // watch anew
+    idle_since_ = 0;
+  });
+}
+
 void Poller::Wake() {
   const uint64_t one = 1;
   // EAGAIN means the bell has rung 2^64 - 2 times unheard: it is ringing.
@@ -151,9 +164,7 @@ unsigned Poller::PollLanes() {
   for (Slot& slot : slots_) {
     const unsigned n = slot.lane->Poll();
     if (n > 0 && slot.waiting) {
-      slot.waiting = false;
-      slot.lane->guest().DisarmWake();
-      if (slot.lane->uplink()) slot.lane->uplink()->DisarmWake();
+      DisarmAll(slot);
     }
     moved += n;
   }
@@ -163,18 +174,14 @@ unsigned Poller::PollLanes() {
 // Turns notification on for every lane that has it off, and looks at lanes whose queues have changed.
 void Poller::PrepareToSleep() {
   for (Slot& slot : slots_) {
-    Endpoint* const far = slot.lane->uplink();
-    const uint32_t guest = slot.lane->guest().wake_generation(), uplink = far ? far->wake_generation() : 0;
-    if (guest != slot.guest_generation || uplink != slot.uplink_generation) {
-      slot.guest_generation = guest;
-      slot.uplink_generation = uplink;
+    if (const uint32_t generation = slot.lane->wake_generation(); generation != slot.generation) {
+      slot.generation = generation;
       Watch(slot);
       slot.waiting = false;
     }
     if (slot.waiting) continue;
     slot.waiting = true;
-    slot.lane->guest().ArmWake();
-    if (slot.lane->uplink()) slot.lane->uplink()->ArmWake();
+    for (Endpoint* endpoint : slot.lane->endpoints()) endpoint->ArmWake();
   }
 }
 
@@ -210,11 +217,15 @@ void Poller::Wait() {
   }
 }
 
+void Poller::DisarmAll(Slot& slot) {
+  slot.waiting = false;
+  for (Endpoint* endpoint : slot.lane->endpoints()) endpoint->DisarmWake();
+}
+
 void Poller::Watch(Slot& slot) {
   StopWaiting(slot);
   slot.complete = true;
-  for (Endpoint* endpoint : {&slot.lane->guest(), slot.lane->uplink()}) {
-    if (!endpoint) continue;
+  for (Endpoint* endpoint : slot.lane->endpoints()) {
     for (Endpoint::WakeFd& wake : endpoint->WakeFds(slot.complete)) {
       epoll_event event{.events = static_cast<uint32_t>(EPOLLIN | (wake.edge ? uint32_t{EPOLLET} : 0u)),
                         .data = {.u64 = 0}};

@@ -37,6 +37,9 @@ class Poller {
   void Add(Lane* lane);
   // Returns when the poller has let go of the lane, its endpoints and its descriptors.
   void Remove(Lane* lane);
+  // Runs `change` on the poller's thread, outside the lane, and returns when it has: the lane's path may be another
+  // afterwards, and the poller has let go of the descriptors of the one before.
+  void Apply(Lane* lane, const std::function<void()>& change);
   // Makes it look at its lanes now: a guest's queues have changed. Any thread.
   void Wake();
 
@@ -49,9 +52,9 @@ class Poller {
  private:
   struct Slot {
     Lane* lane;
-    uint32_t guest_generation = ~0u, uplink_generation = ~0u;  // as of Watch
-    bool waiting = false;                                      // wake descriptors are in epoll and notification is on
-    bool complete = true;                                      // every queue has a descriptor
+    uint32_t generation = ~0u;  // as of Watch
+    bool waiting = false;       // wake descriptors are in epoll and notification is on
+    bool complete = true;       // every queue has a descriptor
     std::vector<UniqueFd> fds;
   };
 
@@ -62,6 +65,7 @@ class Poller {
   void PrepareToSleep();
   void Sleep();
   void Wait();
+  static void DisarmAll(Slot& slot);
   void StopWaiting(Slot& slot);
   void Watch(Slot& slot);
   void Mail(std::function<void()> letter);

@@ -25,7 +25,8 @@ PollerGroup::~PollerGroup() {
 }
 
 void PollerGroup::Synchronize() {
-  // One at a time: who finds that another has waited for him (rte_rcu_qsbr's acked_token) has no order with the pollers.
+  // One at a time: who finds that another has waited for him (rte_rcu_qsbr's acked_token) has no order with the
+  // pollers.
   const std::lock_guard lock(synchronize_mutex_);
   // rte_rcu_qsbr_synchronize does the same, but inside the library, where ThreadSanitizer does not see it.
   if (rcu_) rte_rcu_qsbr_check(rcu_, rte_rcu_qsbr_start(rcu_), /*wait=*/true);

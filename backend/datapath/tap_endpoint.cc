@@ -175,29 +175,37 @@ TapEndpoint::ReadResult TapEndpoint::ReadOne(Queue& queue, rte_mbuf** frame) {
   return ReadResult::kFrame;
 }
 
-bool TapEndpoint::WriteOne(const Queue& queue, rte_mbuf* frame) {
+// Full: it may be tried again. Refused: the kernel does not want this frame, or any (the device is down or has gone).
+TapEndpoint::WriteResult TapEndpoint::WriteOne(const Queue& queue, rte_mbuf* frame) {
   NetHeader header = HeaderOf(*frame);
   iovec parts[kMaxParts];
   parts[0] = {&header, sizeof header};
   int count = 1;
   for (rte_mbuf* part = frame; part; part = part->next) {
-    if (count == static_cast<int>(kMaxParts)) return false;
+    if (count == static_cast<int>(kMaxParts)) return WriteResult::kRefused;
     parts[count++] = {rte_pktmbuf_mtod(part, void*), part->data_len};
   }
-  return writev(queue.fd.get(), parts, count) >= 0;
+  if (writev(queue.fd.get(), parts, count) >= 0) return WriteResult::kSent;
+  if (errno == EBADFD) gone_.store(true, std::memory_order_relaxed);
+  return errno == EAGAIN || errno == ENOBUFS ? WriteResult::kFull : WriteResult::kRefused;
 }
 
 uint16_t TapEndpoint::Transmit(uint16_t queue_index, rte_mbuf** frames, uint16_t n) {
   const Queue& queue = queues_[queue_index];
   uint16_t sent = 0;
-  while (sent < n && WriteOne(queue, frames[sent])) ++sent;
-  rte_pktmbuf_free_bulk(frames, n);
+  while (sent < n) {
+    const WriteResult result = WriteOne(queue, frames[sent]);
+    if (result == WriteResult::kFull) break;
+    if (result == WriteResult::kRefused) refused_.fetch_add(1, std::memory_order_relaxed);
+    ++sent;
+  }
+  rte_pktmbuf_free_bulk(frames, sent);
   return sent;
 }
 
 std::vector<Endpoint::WakeFd> TapEndpoint::WakeFds(bool&) {
   std::vector<WakeFd> fds;
-  if (failed()) return fds;  // they would report an error for ever
+  if (trouble() == Trouble::kRemoved) return fds;  // they would report an error for ever
   for (const Queue& queue : queues_) fds.push_back({queue.fd.Dup(), false});
   return fds;
 }

@@ -38,8 +38,11 @@ class TapEndpoint : public Endpoint {
   void ArmWake() override {}
   void DisarmWake() override {}
   std::vector<WakeFd> WakeFds(bool& complete) override;
+  uint64_t refused() const override { return refused_.load(std::memory_order_relaxed); }
   uint32_t wake_generation() const override { return gone_.load(std::memory_order_relaxed) ? 1 : 0; }
-  bool failed() const override { return gone_.load(std::memory_order_relaxed); }
+  Trouble trouble() const override {
+    return gone_.load(std::memory_order_relaxed) ? Trouble::kRemoved : Trouble::kNone;
+  }
 
  private:
   // The mbufs the next frame is read into: enough for the longest the kernel may hand out.
@@ -51,7 +54,8 @@ class TapEndpoint : public Endpoint {
   bool Refill(Queue& queue) const;
   enum class ReadResult { kFrame, kRefused, kNothing };
   ReadResult ReadOne(Queue& queue, rte_mbuf** frame);
-  static bool WriteOne(const Queue& queue, rte_mbuf* frame);
+  enum class WriteResult { kSent, kRefused, kFull };
+  WriteResult WriteOne(const Queue& queue, rte_mbuf* frame);
   size_t buffers_per_frame() const;
 
   const std::string name_;
@@ -59,6 +63,7 @@ class TapEndpoint : public Endpoint {
   rte_mempool* const pool_;
   bool large_receive_ = false;
   std::atomic<bool> gone_{false};  // somebody deleted the device
+  std::atomic<uint64_t> refused_{0};
   std::vector<Queue> queues_;
 };
 

@@ -1,7 +1,10 @@
 #include "backend/datapath/uplink.h"
 
+#include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
+
+#include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -9,6 +12,7 @@
 #include "backend/datapath/tap_device.h"
 #include "backend/datapath/tap_endpoint.h"
 #include "backend/datapath/vf.h"
+#include "backend/datapath/vhost_vdpa.h"
 #include "backend/datapath/virtio_user.h"
 #include "backend/datapath/wire_endpoint.h"
 
@@ -24,7 +28,7 @@ constexpr unsigned kXdpMbufsPerQueue = 8192;  // its UMEM: fill and completion r
 
 // EAL's device names are unique for the life of the process, whatever ports come and go.
 std::string VdevName(const char* driver) {
-  static unsigned serial = 0;  // control thread
+  static std::atomic<unsigned> serial{0};
   return absl::StrCat(driver, serial++);
 }
 
@@ -82,7 +86,7 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
   }
   return absl::UnimplementedError(
       absl::StrCat(DescribeUplink(config),
-                   ": not available yet in this version; use vf, tap, af_packet, af_xdp, virtio-user, vdev or port"));
+                   ": not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"));
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const UplinkConfig& config, int node,
@@ -148,6 +152,14 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenVirtioUser(const PortConfig& port, c
   return uplink;
 }
 
+absl::StatusOr<std::unique_ptr<Uplink>> OpenVhostVdpa(const UplinkConfig& config) {
+  auto device = VhostVdpaDevice::Open(config.device);
+  if (!device.ok()) return device.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->offload = std::move(*device);
+  return uplink;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const std::function<void()>& changed) {
   absl::StatusOr<Device> device = Prepare(port, config);
@@ -178,15 +190,39 @@ std::string DescribeUplink(const UplinkConfig& uplink) {
   return absl::StrCat(std::string(UplinkKindName(uplink.kind)), " ", uplink.device);
 }
 
+bool OpensQuickly(UplinkKind kind) {
+  return kind == UplinkKind::kTap || kind == UplinkKind::kPort;
+}
+
+bool NeedsPolling(UplinkKind kind) {
+  switch (kind) {
+    case UplinkKind::kVf:
+    case UplinkKind::kVdpa:
+    case UplinkKind::kVhostVdpa:
+    case UplinkKind::kVdev:
+      return true;
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+    case UplinkKind::kVirtioUser:
+    case UplinkKind::kPort:
+      return false;
+  }
+  return false;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const FindGuest& peers,
                                                    const std::function<void()>& changed) {
+  const uint64_t start = rte_rdtsc();
   auto uplink = config.kind == UplinkKind::kPort         ? OpenWire(port, config, node, mempools, peers)
                 : config.kind == UplinkKind::kTap        ? OpenTap(port, config, node, mempools)
                 : config.kind == UplinkKind::kVf         ? OpenVf(port, config, node, mempools, changed)
                 : config.kind == UplinkKind::kVirtioUser ? OpenVirtioUser(port, config, node, mempools, changed)
+                : config.kind == UplinkKind::kVhostVdpa  ? OpenVhostVdpa(config)
                                                          : OpenEthdev(port, config, node, mempools, changed);
-  if (uplink.ok()) (*uplink)->description = DescribeUplink(config);
+  if (uplink.ok())
+    (*uplink)->opening_ms = static_cast<double>(rte_rdtsc() - start) * 1000 / static_cast<double>(rte_get_tsc_hz());
   return uplink;
 }
 

@@ -9,15 +9,20 @@
 #include "backend/datapath/endpoint.h"
 #include "backend/datapath/guest_endpoint.h"
 #include "backend/datapath/mempools.h"
+#include "backend/datapath/offload_device.h"
 
 namespace everport {
 
-// An uplink that works: its endpoint and the mbufs it may hold. Destroy it only when no poller uses it. Control thread.
+// An uplink that works: its endpoint and the mbufs it may hold. Destroy it only when no poller uses it; where it was
+// opened.
 struct Uplink {
   // Order matters: the endpoint gives its mbufs back before the lease ends.
   std::unique_ptr<Mempools::Lease> lease;
-  std::shared_ptr<Endpoint> endpoint;
-  std::string description;  // "tap ep-vm1"
+  std::shared_ptr<Endpoint> endpoint;      // relay; nullptr for an offload device
+  std::shared_ptr<OffloadDevice> offload;  // offload; nullptr for a relay
+  double opening_ms = 0;                   // that opening it took
+
+  Trouble trouble() const { return offload ? offload->trouble() : endpoint->trouble(); }
 };
 
 using FindGuest = std::function<std::shared_ptr<GuestEndpoint>(const std::string& port)>;
@@ -25,8 +30,14 @@ using FindGuest = std::function<std::shared_ptr<GuestEndpoint>(const std::string
 // "tap ep-vm1", "port vm2": how messages name an uplink.
 std::string DescribeUplink(const UplinkConfig& uplink);
 
+// Whether opening takes no longer than a control thread can wait. Others are opened by a device thread.
+bool OpensQuickly(UplinkKind kind);
+// Whether its device's health must be asked for, rather than that the kernel tells of its network device.
+bool NeedsPolling(UplinkKind kind);
+
 // Opens one uplink of a port on the node where the guest's memory lies (-1: unknown). Errors name the uplink, the
 // cause and the mend. peers: where a wire finds the other port's guest (NotFound while there is none).
+// Any thread, one at a time but for kinds that OpensQuickly; peers is called for wires alone.
 // changed: called, on any thread, when the device's trouble may be another; may only post.
 absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const FindGuest& peers,

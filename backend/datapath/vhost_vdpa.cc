@@ -46,9 +46,7 @@ uint16_t LargestRing(const GuestRings& rings) {
 }
 
 uint16_t UsedIndex(const GuestRings::Ring& ring) {
-  const uint16_t used = *ring.used_idx;
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return used;
+  return __atomic_load_n(ring.used_idx, __ATOMIC_ACQUIRE);
 }
 
 std::vector<uint16_t> UsedIndices(const GuestRings& rings) {
@@ -70,7 +68,14 @@ absl::StatusOr<std::pair<UniqueFd, UniqueFd>> Notifiers(const std::string& path,
 }  // namespace
 
 void VhostVdpaDevice::Condition::Set(Trouble now) {
+  const std::lock_guard lock(mutex);
+  if (given_up) now = Trouble::kError;
   if (trouble.exchange(now, std::memory_order_acq_rel) != now) ::eventfd_write(changed.get(), 1);
+}
+
+void VhostVdpaDevice::Condition::GiveUp() {
+  given_up = true;
+  Set(Trouble::kError);
 }
 
 VhostVdpaDevice::VhostVdpaDevice(std::string path, const VhostVdpaBounds& bounds)
@@ -80,23 +85,20 @@ VhostVdpaDevice::VhostVdpaDevice(std::string path, const VhostVdpaBounds& bounds
 
 VhostVdpaDevice::~VhostVdpaDevice() {
   if (!session_) return;
-  const bool trouble = suspected_ || this->trouble() != Trouble::kNone;
   thread_.Run(
       [session = std::move(session_), core = thread_.core()]() mutable {
         DeviceThread::SetWatch(*core, {});
         session->Stop().status.IgnoreError();
         session.reset();
       },
-      trouble ? bounds_.stop_in_trouble : bounds_.stop);
+      StopBound());
 }
 
 // Whether the device has answered; if not, from now on it is the lost thread's.
 bool VhostVdpaDevice::GiveUpUnless(bool done) {
   if (done) return true;
-  condition_->given_up = true;
-  condition_->Set(Trouble::kError);
-  session_.reset();  // the thread holds it, too, in the job it has not finished
-  running_ = false;
+  condition_->GiveUp();
+  session_.reset();  // the thread holds it, too, in the job that it has not finished, and closes it
   return false;
 }
 
@@ -164,6 +166,10 @@ absl::Status VhostVdpaDevice::Covers(uint64_t features, uint16_t queue_pairs, ui
   if (queue_pairs > info_.max_queue_pairs)
     faults.push_back(
         absl::StrCat("the device has ", info_.max_queue_pairs, " queue pairs and the guest uses ", queue_pairs));
+  if (queue_pairs < info_.max_queue_pairs && !info_.Offers(kNetCtrlVq))
+    faults.push_back(absl::StrCat("the device has ", info_.max_queue_pairs,
+                                  " queue pairs and no control queue to hear that the guest uses ", queue_pairs,
+                                  "; make it with as many as the guest uses"));
   if (ring_size > info_.max_ring_size)
     faults.push_back(absl::StrCat("the device's rings have at most ", info_.max_ring_size,
                                   " entries and the guest's have ", ring_size));
@@ -190,6 +196,10 @@ absl::StatusOr<VhostVdpaPlan> VhostVdpaDevice::MakePlan(const GuestRings& rings)
     plan.rings.push_back({static_cast<uint32_t>(i), ring.size, ring.avail_base, ring.desc, ring.avail, ring.used,
                           std::move(notifiers->first), std::move(notifiers->second)});
   }
+  // librte_vhost's VDUSE devices do not start before all of their rings are enabled, and have one over.
+  for (uint32_t i = 0; i < info_.queues && !info_.Offers(kNetCtrlVq); ++i) {
+    if (i >= rings.rings.size() || !rings.rings[i].enabled) plan.empty_rings.push_back(i);
+  }
   return plan;
 }
 
@@ -207,7 +217,7 @@ absl::Status VhostVdpaDevice::Start(const GuestRings& rings) {
       [result, session = session_, shared_plan, condition = condition_] {
         *result = session->Start(std::move(*shared_plan), condition->given_up);
         if (condition->given_up) session->Stop().status.IgnoreError();
-        condition->Set(condition->given_up ? Trouble::kError : session->Look());
+        condition->Set(session->Look());
       },
       bound);
   if (!GiveUpUnless(done))
@@ -215,6 +225,7 @@ absl::Status VhostVdpaDevice::Start(const GuestRings& rings) {
         absl::StrCat(path_, ": not started within ", absl::FormatDuration(bound),
                      "; the device does not answer. If it is a VDUSE device, is its process alive?"));
   running_ = result->ok();
+  suspected_ = false;
   return *result;
 }
 
@@ -239,8 +250,7 @@ absl::Status VhostVdpaDevice::SetNotifiers(const GuestRings& rings) {
           work->status.Update(session->SetNotifier(ring.index, std::move(ring.kick), std::move(ring.call)));
       },
       bounds_.stop);
-  if (!done) {  // still running: Stop says how that ends
-    condition_->Set(Trouble::kError);
+  if (!GiveUpUnless(done)) {
     return absl::DeadlineExceededError(absl::StrCat(path_, ": does not take the guest's new eventfds in time"));
   }
   return work->status;
@@ -248,27 +258,31 @@ absl::Status VhostVdpaDevice::SetNotifiers(const GuestRings& rings) {
 
 // ---- Stopping
 
+absl::Duration VhostVdpaDevice::StopBound() const {
+  return suspected_ || trouble() != Trouble::kNone ? bounds_.stop_in_trouble : bounds_.stop;
+}
+
 bool VhostVdpaDevice::StopsInTime(const GuestRings& rings, DeviceThread::Job job) {
   const std::vector<uint16_t> before = UsedIndices(rings);
-  const bool trouble = suspected_ || this->trouble() != Trouble::kNone;
-  if (thread_.Run(std::move(job), trouble ? bounds_.stop_in_trouble : bounds_.stop)) return true;
+  const absl::Duration bound = StopBound();
+  if (thread_.Run(std::move(job), bound)) return true;
   // One that writes is not dead, only slow to answer.
-  return trouble && UsedIndices(rings) != before && thread_.WaitFor(bounds_.stop);
+  return bound < bounds_.stop && UsedIndices(rings) != before && thread_.WaitFor(bounds_.stop);
 }
 
 absl::Status VhostVdpaDevice::Stop(GuestRings& rings) {
+  if (!std::exchange(running_, false)) return absl::OkStatus();
   const auto stopped = std::make_shared<VhostVdpaSession::Stopped>();
   bool in_time = false;
-  if (session_ && running_) {
+  if (session_) {
     in_time = StopsInTime(rings, [stopped, session = session_, condition = condition_] {
       *stopped = session->Stop();
-      condition->Set(condition->given_up ? Trouble::kError : session->Look());
+      condition->Set(session->Look());
     });
     if (thread_.lost()) GiveUpUnless(false);
-  } else if (session_) {
-    return absl::OkStatus();  // it was not running
+  } else {
+    in_time = thread_.WaitFor(bounds_.stop_in_trouble);  // given up before: then the thread closes it, or has
   }
-  running_ = false;
   for (auto& ring : rings.rings) {
     if (!ring.enabled || !ring.used_idx) continue;
     ring.avail_base = ring.used_base = UsedIndex(ring);

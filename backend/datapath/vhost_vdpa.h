@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -71,19 +72,22 @@ class VhostVdpaDevice final : public OffloadDevice {
   int event_fd() const override { return condition_->changed.get(); }
 
  private:
+  // Shared with the thread, which may outlive the object.
   struct Condition {
+    std::mutex mutex;  // for writing
     std::atomic<Trouble> trouble{Trouble::kNone};
-    std::atomic<bool> given_up{false};
-    UniqueFd changed;  // eventfd
+    std::atomic<bool> given_up{false};  // for good; then it is kError
+    UniqueFd changed;                   // eventfd
 
     void Set(Trouble now);
+    void GiveUp();
   };
-  struct Results;
 
   VhostVdpaDevice(std::string path, const VhostVdpaBounds& bounds);
   absl::Status OpenSession(std::shared_ptr<VhostVdpaKernel> kernel);
   absl::StatusOr<VhostVdpaPlan> MakePlan(const GuestRings& rings) const;
   bool GiveUpUnless(bool done);
+  absl::Duration StopBound() const;
   bool StopsInTime(const GuestRings& rings, DeviceThread::Job job);
 
   const std::string path_;
@@ -92,7 +96,7 @@ class VhostVdpaDevice final : public OffloadDevice {
   DeviceThread thread_;
   std::shared_ptr<VhostVdpaSession> session_;  // used on the thread alone; nullptr once it is given up
   VhostVdpaInfo info_;
-  bool running_ = false;
+  bool running_ = false;  // it was started, and Stop has not given the positions yet
   std::atomic<bool> suspected_{false};
 };
 

@@ -45,7 +45,7 @@ absl::StatusOr<uint64_t> FindFreeIova(const std::vector<VhostVdpaPlan::Region>& 
     };
     if (std::none_of(regions.begin(), regions.end(), overlaps)) return start;
   }
-  return absl::ResourceExhaustedError("no room for the control queue beside the guest's memory");
+  return absl::ResourceExhaustedError("no room for a ring of our own beside the guest's memory");
 }
 
 VhostVdpaSession::VhostVdpaSession(std::string path, std::shared_ptr<VhostVdpaKernel> kernel, int fd)
@@ -255,24 +255,28 @@ absl::Status VhostVdpaSession::SetUpRing(const VhostVdpaPlan::Ring& ring) {
   return status;
 }
 
-absl::Status VhostVdpaSession::SetUpControlQueue(VhostVdpaPlan& plan) {
-  absl::StatusOr<std::unique_ptr<ControlQueue>> queue = ControlQueue::Make(info_.max_ring_size);
-  if (!queue.ok()) return queue.status();
-  const absl::StatusOr<uint64_t> iova =
-      FindFreeIova(plan.regions, info_.first_iova, info_.last_iova, ControlQueue::kBytes);
+absl::Status VhostVdpaSession::SetUpOwnRings(VhostVdpaPlan& plan) {
+  absl::StatusOr<std::unique_ptr<OwnRing>> own = OwnRing::Make(info_.max_ring_size);
+  if (!own.ok()) return own.status();
+  const absl::StatusOr<uint64_t> iova = FindFreeIova(plan.regions, info_.first_iova, info_.last_iova, OwnRing::kBytes);
   if (!iova.ok()) return absl::Status(iova.status().code(), absl::StrCat(path_, ": ", iova.status().message()));
-  control_ = std::move(*queue);
-  control_->set_iova(*iova);
-  plan.regions.push_back({*iova, ControlQueue::kBytes, control_->address()});
-  VhostVdpaPlan::Ring ring;
-  ring.index = 2u * info_.max_queue_pairs;  // virtio 1.2, 5.1.2, with MQ
-  ring.size = control_->size();
-  ring.desc = control_->desc_iova();
-  ring.avail = control_->avail_iova();
-  ring.used = control_->used_iova();
-  ring.kick = UniqueFd(::dup(control_->kick_fd()));
-  ring.call = UniqueFd(::dup(control_->call_fd()));
-  plan.rings.push_back(std::move(ring));
+  own_ = std::move(*own);
+  own_->set_iova(*iova);
+  plan.regions.push_back({*iova, OwnRing::kBytes, own_->address()});
+  std::vector<uint32_t> indices = plan.empty_rings;
+  if (plan.control_queue) indices = {2u * info_.max_queue_pairs};  // virtio 1.2, 5.1.2, with MQ
+  for (const uint32_t index : indices) {
+    VhostVdpaPlan::Ring ring;
+    ring.index = index;
+    ring.size = own_->size();
+    ring.desc = own_->desc_iova();
+    ring.avail = own_->avail_iova();
+    ring.used = own_->used_iova();
+    ring.kick = UniqueFd(::dup(own_->kick_fd()));
+    ring.call = UniqueFd(::dup(own_->call_fd()));
+    ring.own = true;
+    plan.rings.push_back(std::move(ring));
+  }
   return absl::OkStatus();
 }
 
@@ -282,7 +286,7 @@ absl::Status VhostVdpaSession::BringUp(VhostVdpaPlan& plan, const std::atomic<bo
     if (status.ok() && given_up) status = absl::CancelledError(absl::StrCat(path_, ": given up"));
     if (status.ok()) status = what();
   };
-  if (plan.control_queue) step([&] { return SetUpControlQueue(plan); });
+  if (plan.control_queue || !plan.empty_rings.empty()) step([&] { return SetUpOwnRings(plan); });
   step([&] { return Map(plan.regions); });
   step([&] { return AddStatus(virtio_net::kAcknowledge); });
   step([&] { return AddStatus(virtio_net::kDriver); });
@@ -294,9 +298,9 @@ absl::Status VhostVdpaSession::BringUp(VhostVdpaPlan& plan, const std::atomic<bo
   // All before DRIVER_OK: later is only for devices that say ENABLE_AFTER_DRIVER_OK.
   for (const auto& ring : plan.rings) step([&] { return EnableRing(ring.index); });
   step([&] { return AddStatus(virtio_net::kDriverOk); });
-  if (control_) {
+  if (plan.control_queue) {
     step([&] {
-      absl::Status set = control_->SetQueuePairs(plan.queue_pairs, kControlBound);
+      absl::Status set = own_->SetQueuePairs(plan.queue_pairs, kControlBound);
       return set.ok() ? set : absl::Status(set.code(), absl::StrCat(path_, ": ", set.message()));
     });
   }
@@ -309,7 +313,7 @@ absl::Status VhostVdpaSession::Start(VhostVdpaPlan plan, const std::atomic<bool>
     std::vector<uint32_t> rings;
     for (const auto& ring : plan.rings) rings.push_back(ring.index);
     LetGo(rings).IgnoreError();
-    control_.reset();
+    own_.reset();
     return status;
   }
   rings_ = std::move(plan.rings);
@@ -360,14 +364,14 @@ VhostVdpaSession::Stopped VhostVdpaSession::Stop() {
   std::vector<uint32_t> indices;
   for (const auto& ring : std::exchange(rings_, {})) {
     indices.push_back(ring.index);
-    if (control_ && ring.index == 2u * info_.max_queue_pairs) continue;
+    if (ring.own) continue;
     vhost_vring_state base{ring.index, 0};
     const absl::Status read = Ioctl(VHOST_GET_VRING_BASE, &base, "reading a ring's position");
     stopped.status.Update(read);
     stopped.rings.push_back({ring.index, read.ok() ? std::optional(static_cast<uint16_t>(base.num)) : std::nullopt});
   }
   stopped.status.Update(LetGo(indices));
-  control_.reset();
+  own_.reset();
   return stopped;
 }
 

@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "backend/base/unique_fd.h"
-#include "backend/datapath/vhost_vdpa_control.h"
 #include "backend/datapath/vhost_vdpa_kernel.h"
+#include "backend/datapath/vhost_vdpa_own_ring.h"
 #include "failover/health_monitor.h"
 
 namespace everport {
@@ -42,10 +42,12 @@ struct VhostVdpaPlan {
     uint16_t size = 0, base = 0;
     uint64_t desc = 0, avail = 0, used = 0;  // IOVA
     UniqueFd kick, call;
+    bool own = false;  // not the guest's
   };
   uint64_t features = 0;     // to be acknowledged
   uint16_t queue_pairs = 1;  // in use
   bool control_queue = false;
+  std::vector<uint32_t> empty_rings;  // that the device has and the guest has not; not with control_queue
   std::vector<Region> regions;
   std::vector<Ring> rings;
 };
@@ -96,7 +98,7 @@ class VhostVdpaSession {
   absl::Status SetStatus(uint8_t status);
   absl::Status AddStatus(uint8_t bits);  // and reads them back
   absl::Status SetUpRing(const VhostVdpaPlan::Ring& ring);
-  absl::Status SetUpControlQueue(VhostVdpaPlan& plan);
+  absl::Status SetUpOwnRings(VhostVdpaPlan& plan);
   absl::Status SetRingFd(unsigned long request, uint32_t ring, int fd, const char* what);
   absl::Status EnableRing(uint32_t ring);
   absl::Status Map(const std::vector<VhostVdpaPlan::Region>& regions);
@@ -115,7 +117,7 @@ class VhostVdpaSession {
   Trouble failure_ = Trouble::kNone;  // of a call; stays
   std::vector<VhostVdpaPlan::Ring> rings_;
   std::vector<VhostVdpaPlan::Region> mapped_;
-  std::unique_ptr<ControlQueue> control_;
+  std::unique_ptr<OwnRing> own_;
 };
 
 // An IOVA for `bytes` outside of all regions and within the device's range, page aligned.

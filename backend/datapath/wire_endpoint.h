@@ -22,6 +22,7 @@ class WireEndpoint : public Endpoint {
   uint16_t Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n) override {
     return peer_->Transmit(queue, frames, n);
   }
+  bool backpressure() const override { return false; }
   void ArmWake() override {}
   void DisarmWake() override {}
   std::vector<WakeFd> WakeFds(bool&) override { return {}; }

@@ -1,12 +1,11 @@
 #include "backend/service/port.h"
 
-#include <net/if.h>
-
 #include <algorithm>
-#include <chrono>
+#include <boost/asio/post.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
 #include "numa/page_node.h"
@@ -14,8 +13,12 @@
 namespace everport {
 namespace {
 
-// What a port without a path needs to drain its guest's rings.
-constexpr unsigned kNoPathMbufs = 64;
+// After a switch the guest is announced so often, at these intervals, as QEMU does it after a migration
+// (announce-rounds 5, announce-initial 50 ms, announce-step 100 ms); the first at once.
+constexpr int kAnnounceRounds = 5;
+absl::Duration AnnounceDelay(int round) {
+  return absl::Milliseconds(50 + 100 * (round - 1));
+}
 
 double MillisecondsSince(absl::Time start) {
   return absl::ToDoubleMilliseconds(absl::Now() - start);
@@ -24,18 +27,6 @@ double MillisecondsSince(absl::Time start) {
 uint64_t NextSerial() {
   static uint64_t serial = 0;  // control thread
   return ++serial;
-}
-
-// The kernel's number of the network device that an uplink stands on; another when it is made anew.
-unsigned DeviceIndex(const UplinkConfig& uplink) {
-  switch (uplink.kind) {
-    case UplinkKind::kTap:
-    case UplinkKind::kAfPacket:
-    case UplinkKind::kAfXdp:
-      return if_nametoindex(uplink.device.c_str());
-    default:
-      return 0;
-  }
 }
 
 std::string Plain(const absl::Status& status) {
@@ -49,32 +40,51 @@ Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environ
       config_(std::move(config)),
       contract_(std::move(contract)),
       env_(environment),
-      retry_(environment.io) {
-  for (const UplinkConfig& uplink : config_.uplinks) uplinks_.push_back({uplink, {}, {}, nullptr, 0});
+      uplinks_(environment.uplinks, [this] { Reconcile(); }),
+      path_(config_.name, {environment.io, environment.pollers, environment.uplinks.mempools}, uplinks_, counters_,
+            {[this](const PathSwitch::Report& report) { OnSwitched(report); },
+             [this](int index, const std::string& why) { uplinks_.Report(index, Trouble::kError, why); },
+             [this] { Reconcile(); }}),
+      timer_(environment.io),
+      announce_timer_(environment.io) {
+  uplinks_.SetConfig(config_);
+  SetMac();
 }
 
 Port::~Port() {
   alive_.reset();
   EndSession();
+  if (choosing_) choosing_(absl::CancelledError(absl::StrCat("port ", config_.name, ": removed meanwhile")));
+  for (auto& settled : settling_) settled();
+}
+
+void Port::SetMac() {
+  uint8_t mac[6] = {};
+  if (ParseMac(config_.mac, mac)) path_.SetMac(mac);
 }
 
 void Port::EndSession() {
-  StopLane();
+  path_.SetGuest(nullptr);
   if (guest_) guest_->Retire();  // other ports' wires let go of it too
   driver_.reset();               // callbacks end here
+}
+
+std::function<void()> Port::PostReconcile() {
+  return [&io = env_.io, weak = std::weak_ptr<Port*>(alive_)] {
+    boost::asio::post(io, [weak] {
+      if (auto alive = weak.lock()) (*alive)->Reconcile();
+    });
+  };
 }
 
 absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMap> index_page) {
   Detach();
   GuestEndpoint::Hooks hooks;
-  hooks.changed = [&io = env_.io, weak = std::weak_ptr<Port*>(alive_)] {
-    boost::asio::post(io, [weak] {
-      if (auto alive = weak.lock()) (*alive)->Reconcile();
-    });
-  };
+  hooks.changed = PostReconcile();
   hooks.synchronize = [&pollers = env_.pollers] { pollers.Synchronize(); };
   guest_ = std::make_shared<GuestEndpoint>(config_.name, config_.queue_pairs, std::move(index_page), std::move(hooks));
   guest_->set_mtu(config_.mtu);
+  path_.SetGuest(guest_);
   attached_at_ = absl::Now();
   auto driver = VhostDriver::Start(config_.name, socket, contract_, guest_);
   if (!driver.ok()) {
@@ -83,9 +93,7 @@ absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMa
     return driver.status();
   }
   driver_ = std::move(*driver);
-  boost::asio::post(env_.io, [weak = std::weak_ptr<Port*>(alive_)] {
-    if (auto alive = weak.lock()) (*alive)->Reconcile();
-  });
+  PostReconcile()();
   return absl::OkStatus();
 }
 
@@ -104,210 +112,199 @@ void Port::OnSession(const SessionEvent& event) {
 }
 
 void Port::Announce(const uint8_t mac[6]) {
-  if (!lane_ || active_ < 0 || !uplinks_[active_].open) return;
-  lane_->Announce(mac);
-  poller_->Wake();
+  if (!path_.Announce(mac)) return;
   env_.events.Add(config_.name, "announce",
-                  absl::StrCat("guest ", FormatMac(mac), " announced through ", uplinks_[active_].open->description));
+                  absl::StrCat("guest ", FormatMac(mac), " announced through ", PathText(path_.active())));
 }
 
 void Port::SetConfig(const PortConfig& config) {
-  const std::vector<UplinkConfig> before = std::exchange(config_, config).uplinks;
-  if (before == config_.uplinks) return;
-  // Keep those uplinks that stay as they were: their traffic goes on.
-  std::vector<Candidate> kept = std::exchange(uplinks_, {});
-  const UplinkConfig active = active_ >= 0 ? kept[active_].config : UplinkConfig{};  // a copy: kept is taken apart
-  int next_active = -1;
-  for (const UplinkConfig& uplink : config_.uplinks) {
-    auto same = std::find_if(kept.begin(), kept.end(), [&](const Candidate& c) { return c.config == uplink; });
-    if (same == kept.end()) {
-      uplinks_.push_back({uplink, {}, {}, nullptr, 0});
-      continue;
-    }
-    if (active_ >= 0 && active == uplink) next_active = static_cast<int>(uplinks_.size());
-    uplinks_.push_back(std::move(*same));
-    kept.erase(same);
-  }
-  if (active_ >= 0 && next_active < 0) StopLane();
-  active_ = next_active;
-  if (lane_) lane_path_ = active_;
-  for (Candidate& gone : kept) {
-    gone.open.reset();
-    if (absl::Status status = ForgetUplink(config_, gone.config); !status.ok())
-      env_.events.Add(config_.name, "config", Plain(status), true);
-  }
+  config_ = config;
+  SetMac();
+  const std::vector<int> moved = uplinks_.SetConfig(config_);
+  path_.Renumber(moved);
+  if (chosen_ >= 0) chosen_ = moved[static_cast<size_t>(chosen_)];
   Reconcile();
+  uplinks_.ForgetDropped();
 }
 
 void Port::OnPeerChanged(const std::string& peer) {
-  for (size_t i = 0; i < uplinks_.size(); ++i) {
-    Candidate& candidate = uplinks_[i];
-    if (candidate.config.kind != UplinkKind::kPort || candidate.config.device != peer) continue;
-    if (active_ == static_cast<int>(i)) {
-      StopLane();
-      active_ = -1;
-    }
-    candidate.open.reset();
-    candidate.health = {};
+  for (int i = 0; i < uplinks_.size(); ++i) {
+    const UplinkConfig& uplink = uplinks_.at(i).config;
+    if (uplink.kind != UplinkKind::kPort || uplink.device != peer) continue;
+    if (path_.active() == i) path_.Stop();
+    uplinks_.Reopen(i, path_.guest_node());
   }
   Reconcile();
 }
 
-void Port::CheckUplink() {
-  if (active_ < 0 || !uplinks_[active_].open) return;
-  Candidate& lost = uplinks_[active_];
-  if (!lost.open->endpoint->failed() && DeviceIndex(lost.config) == lost.ifindex) return;
-  StopLane();
-  lost.open.reset();
-  lost.health = AfterFailure(lost.health, absl::Now());
-  lost.error = absl::StrCat(DescribeUplink(lost.config), ": the device has gone; it is tried again");
-  env_.events.Add(config_.name, "path", absl::StrCat("uplink ", active_, " failed: ", lost.error), true);
-  active_ = -1;
-  Reconcile();
+void Port::OnNetdev(const std::string& name, unsigned index, bool running) {
+  if (uplinks_.OnNetdev(name, index, running)) Reconcile();
+}
+
+void Port::OnDeviceEvent() {
+  if (uplinks_.OnDeviceEvent()) Reconcile();
+}
+
+void Port::PollHealth() {
+  if (uplinks_.Poll(absl::Now(), path_.active(), path_.StalledMs(absl::Now()))) Reconcile();
+}
+
+void Port::CheckNetdevs() {
+  if (uplinks_.CheckNetdevs()) Reconcile();
 }
 
 void Port::Forget() {
-  StopLane();
-  active_ = -1;
-  for (Candidate& candidate : uplinks_) {
-    candidate.open.reset();
-    if (absl::Status status = ForgetUplink(config_, candidate.config); !status.ok())
-      env_.events.Add(config_.name, "config", Plain(status), true);
-  }
+  path_.Stop();
+  path_.Renumber(std::vector<int>(static_cast<size_t>(uplinks_.size()), -1));
+  chosen_ = -1;
+  uplinks_.ForgetAll();
 }
 
 void Port::Reconcile() {
   if (env_.hold) return;
-  ChooseAndOpen();
-  UpdateLane();
+  RehomeUplinks();
+  uplinks_.OpenDue(absl::Now(), path_.guest_node());
+  ChooseAndSwitch();
   NoteState();
+  if (choosing_ && !path_.switching()) {  // the guest went in the middle of it
+    std::exchange(choosing_, nullptr)(
+        path_.active() == chosen_
+            ? absl::OkStatus()
+            : absl::UnavailableError(absl::StrCat("port ", config_.name, ": the guest stopped meanwhile; try again")));
+  }
+  if (uplinks_.settled()) {
+    for (auto& settled : std::exchange(settling_, {})) settled();
+  }
+  ArmTimer(uplinks_.next());
   env_.changed();
 }
 
-// Opens uplinks until the preferred one that works is open and active.
-void Port::ChooseAndOpen() {
-  for (size_t attempts = 0; attempts <= uplinks_.size(); ++attempts) {
-    std::vector<UplinkHealth> health;
-    for (const Candidate& candidate : uplinks_) health.push_back(candidate.health);
-    const UplinkDecision decision = ChooseUplink(health, absl::Now());
-    for (size_t probe : decision.probe) {
-      if (TryOpen(probe)) return Activate(static_cast<int>(probe));
-    }
-    if (!decision.use) {
-      Activate(-1);
-      return ArmRetry(decision.next_retry);
-    }
-    if (uplinks_[*decision.use].open || TryOpen(*decision.use)) {
-      Activate(static_cast<int>(*decision.use));
-      return ArmRetry(decision.next_retry);
-    }
-  }
-  ArmRetry(absl::Now() + kFirstRetry);
-}
-
-bool Port::TryOpen(size_t index) {
-  Candidate& candidate = uplinks_[index];
-  const absl::Time start = absl::Now();
-  auto uplink = OpenUplink(config_, candidate.config, guest_node_, env_.mempools, env_.find_guest);
-  uplinks_ms_ += MillisecondsSince(start);
-  if (uplink.ok()) {
-    candidate.open = std::move(*uplink);
-    candidate.ifindex = DeviceIndex(candidate.config);
-    candidate.health = AfterSuccess();
-    candidate.error.clear();
-    return true;
-  }
-  candidate.health = AfterFailure(candidate.health, absl::Now());
-  if (const std::string error = Plain(uplink.status()); error != candidate.error) {
-    candidate.error = error;
-    env_.events.Add(config_.name, "path", absl::StrCat("uplink ", index, " failed: ", error), true);
-  }
-  return false;
-}
-
-void Port::Activate(int index) {
-  if (index == active_ && (index >= 0 || told_no_path_)) return;
-  StopLane();
-  told_no_path_ = index < 0;
-  const int before = std::exchange(active_, index);
-  if (before >= 0) uplinks_[before].open.reset();
-  if (index >= 0) {
-    env_.events.Add(config_.name, "path",
-                    absl::StrCat("path ", index, " (", uplinks_[index].open->description, ", relay): ", PathReason()));
-  } else {
-    env_.events.Add(config_.name, "path", "no uplink works; what the guest sends is dropped until one does", true);
-  }
-}
-
-void Port::ArmRetry(absl::Time when) {
-  if (when == absl::InfiniteFuture()) {
-    retry_.cancel();
-    return;
-  }
-  retry_.expires_after(absl::ToChronoMilliseconds(std::max(when - absl::Now(), absl::Milliseconds(1))));
-  retry_.async_wait([weak = std::weak_ptr<Port*>(alive_)](boost::system::error_code error) {
-    if (error) return;
-    if (auto alive = weak.lock()) (*alive)->Reconcile();
-  });
-}
-
-// A lane runs exactly while the guest's device does; a new one for each path.
-void Port::UpdateLane() {
+void Port::ChooseAndSwitch() {
   const bool running = guest_ && guest_->running();
   if (running && !was_running_) ++replays_;
   was_running_ = running;
-  if (!running) return StopLane();
-  if (lane_ && lane_path_ == active_ && lane_features_ == guest_->features())
-    return poller_->Wake();  // its queues may have changed
-  StopLane();
+  uplinks_.SetGuest(running ? guest_->features() : 0, config_.queue_pairs);
+  // A path that does not start is counted against its uplink, so there are as many rounds as uplinks at most.
+  for (int round = 0; round <= uplinks_.size() && !path_.switching(); ++round) {
+    const int active = path_.active();
+    const int wanted = ChooseUplink(uplinks_.states(), active, chosen_);
+    path_.Reconcile(wanted, Cause(wanted), active >= 0 && uplinks_.at(active).health.usable());
+    if (path_.active() == wanted) break;
+  }
+  if (path_.switching()) return;
+  uplinks_.CloseFailed(path_.active());
+  if (path_.serving() && replay_ms_ == 0) replay_ms_ = MillisecondsSince(attached_at_);
+  if (path_.active() < 0 && uplinks_.settled() && !std::exchange(told_no_path_, true))
+    env_.events.Add(config_.name, "path", "no uplink works; what the guest sends is dropped until one does", true);
+  if (path_.active() >= 0) told_no_path_ = false;
+}
+
+// Where uplinks were opened before the guest's node was known: anew, so that their mbufs are local. Before the guest is
+// served, and only those that cost no time.
+void Port::RehomeUplinks() {
+  if (env_.numa_nodes < 2 || path_.serving() || path_.switching() || !guest_ || !guest_->running()) return;
   const int node = PageNode(guest_->ring_address());
-  std::vector<PollerLoad> loads;
-  for (const auto& poller : env_.pollers.pollers())
-    loads.push_back({poller->index(), poller->numa_node(), poller->lanes()});
-  placement_ = ChoosePoller(loads, node);
-  if (node >= 0) guest_node_ = node;
-  if (placement_.poller < 0) return;
-  StartLane(*env_.pollers.pollers()[placement_.poller], node);
+  for (int i = 0; node >= 0 && i < uplinks_.size(); ++i) {
+    const UplinkSet::Item& item = uplinks_.at(i);
+    if (OpensQuickly(item.config.kind) && item.open && item.open->lease->node() != node) uplinks_.Reopen(i, node);
+  }
 }
 
-void Port::StartLane(Poller& poller, int guest_node) {
-  // The uplink was opened before the guest's node was known: open it anew where its mbufs are local.
-  if (active_ >= 0 && guest_node >= 0 && env_.numa_nodes > 1) {
-    Candidate& candidate = uplinks_[active_];
-    if (candidate.open->lease->node() != guest_node) {
-      candidate.open.reset();
-      if (!TryOpen(active_)) {
-        active_ = -1;
-        return Reconcile();
-      }
-    }
-  }
-  if (active_ < 0 && !no_path_lease_) {
-    auto lease = env_.mempools.Reserve(guest_node, kNoPathMbufs);
-    if (!lease.ok()) {
-      env_.events.Add(config_.name, "path", Plain(lease.status()), true);
-      return;
-    }
-    no_path_lease_ = std::move(*lease);
-  }
-  rte_mempool* pool = active_ >= 0 ? uplinks_[active_].open->lease->pool() : no_path_lease_->pool();
-  guest_->set_pool(pool);
-  if (active_ >= 0) uplinks_[active_].open->endpoint->set_receive_caps(guest_->transmit_caps());
-  lane_ = std::make_unique<Lane>(config_.name, guest_, active_ >= 0 ? uplinks_[active_].open->endpoint : nullptr, pool,
-                                 env_.mempools.indirect(), counters_);
-  lane_path_ = active_;
-  lane_features_ = guest_->features();
-  poller_ = &poller;
-  poller.Add(lane_.get());
-  if (replay_ms_ == 0) replay_ms_ = MillisecondsSince(attached_at_);
+// Why `wanted` should be the path now, in an operator's words.
+std::string Port::Cause(int wanted) const {
+  const int active = path_.active();
+  if (active >= 0 && !uplinks_.at(active).health.usable()) return uplinks_.at(active).error;
+  if (wanted < 0) return "no uplink works";
+  if (wanted == chosen_) return "chosen by hand";
+  if (active < 0) return wanted == 0 ? "first choice" : PathReasonFor(wanted);
+  return absl::StrCat("uplink ", wanted, " is preferred and works");
 }
 
-void Port::StopLane() {
-  if (!lane_) return;
-  poller_->Remove(lane_.get());
-  lane_.reset();
-  poller_ = nullptr;
-  lane_path_ = -2;
+void Port::OnSwitched(const PathSwitch::Report& report) {
+  const bool moved = report.from >= 0 && report.to >= 0 && report.from != report.to;
+  EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap)};
+  if (report.from >= 0) switches_.Add(absl::ToDoubleSeconds(report.gap), report.orderly);
+  std::string message = absl::StrCat("path ", report.to, " (", PathText(report.to), "): ", report.cause);
+  if (report.from >= 0) {
+    message = absl::StrFormat("path %d -> %d (%s): %s; %.2f ms", report.from, report.to, PathText(report.to),
+                              report.cause, change.ms);
+  }
+  if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
+  if (report.to >= 0 || report.from >= 0) env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
+  if (moved) AnnounceLater(0);
+  if (Done done = std::exchange(choosing_, nullptr)) {
+    done(report.to == chosen_ ? absl::OkStatus()
+                              : absl::FailedPreconditionError(absl::StrCat("port ", config_.name, ": ", report.refused,
+                                                                           "; it is on ", PathText(report.to))));
+    if (report.to != chosen_) chosen_ = -1;
+  }
+}
+
+void Port::AnnounceLater(int round) {
+  if (round == kAnnounceRounds) return;
+  if (round > 0) {
+    announce_timer_.expires_after(absl::ToChronoMilliseconds(AnnounceDelay(round)));
+    announce_timer_.async_wait([weak = std::weak_ptr<Port*>(alive_), round](boost::system::error_code error) {
+      auto alive = weak.lock();
+      if (error || !alive) return;
+      (*alive)->SendAnnouncement();
+      (*alive)->AnnounceLater(round + 1);
+    });
+    return;
+  }
+  SendAnnouncement();
+  AnnounceLater(1);
+}
+
+void Port::SendAnnouncement() {
+  uint8_t mac[6] = {};
+  if (ParseMac(config_.mac, mac)) path_.Announce(mac);
+}
+
+void Port::ChoosePath(int index, Done done) {
+  const std::string port = absl::StrCat("port ", config_.name, ": ");
+  if (choosing_ || path_.switching())
+    return done(absl::UnavailableError(absl::StrCat(port, "a switch is under way; try again")));
+  if (index >= uplinks_.size()) {
+    return done(absl::OutOfRangeError(
+        absl::StrCat(port, "no uplink ", index, "; it has ", uplinks_.size(), ", counted from 0")));
+  }
+  if (index >= 0 && !uplinks_.Usable(index)) {
+    const UplinkSet::Item& item = uplinks_.at(index);
+    return done(absl::FailedPreconditionError(
+        absl::StrCat(port, "uplink ", index, " does not work: ",
+                     item.error.empty() ? absl::StrCat(DescribeUplink(item.config), ": being opened") : item.error)));
+  }
+  chosen_ = index;
+  const int active = path_.active();
+  if (index < 0 || index == active) {
+    Reconcile();
+    return done(absl::OkStatus());
+  }
+  choosing_ = std::move(done);
+  // It may still have to prove itself: by hand it is used all the same.
+  path_.Reconcile(index, "chosen by hand", active >= 0 && uplinks_.Usable(active));
+  Reconcile();
+}
+
+void Port::WhenSettled(std::function<void()> done) {
+  if (uplinks_.settled()) return done();
+  settling_.push_back(std::move(done));
+}
+
+void Port::ArmTimer(absl::Time when) {
+  if (when == absl::InfiniteFuture()) {
+    timer_.cancel();
+    return;
+  }
+  timer_.expires_after(absl::ToChronoMilliseconds(std::max(when - absl::Now(), absl::Milliseconds(1))));
+  timer_.async_wait([weak = std::weak_ptr<Port*>(alive_)](boost::system::error_code error) {
+    if (error) return;
+    if (auto alive = weak.lock()) {
+      (*alive)->uplinks_.Tick(absl::Now());
+      (*alive)->Reconcile();
+    }
+  });
 }
 
 std::string Port::State() const {
@@ -324,18 +321,33 @@ void Port::NoteState() {
   std::string message = state;
   if (state == "running") {
     absl::StrAppend(&message, ", ", guest_->features() >> kRingPacked & 1 ? "packed" : "split", " rings, poller ",
-                    poller_ ? poller_->index() : -1);
+                    path_.poller() ? path_.poller()->index() : -1);
   } else if (!session_reason_.empty()) {
     absl::StrAppend(&message, ": ", session_reason_);
   }
   env_.events.Add(config_.name, "state", message);
 }
 
-std::string Port::PathReason() const {
-  if (active_ < 0) return "no uplink works";
-  if (active_ == 0) return "first choice";
-  const Candidate& first = uplinks_[0];
-  return absl::StrCat("uplink 0 (", DescribeUplink(first.config), "): ", first.error);
+std::string Port::PathText(int index) const {
+  if (index < 0) return "none";
+  const UplinkSet::Item& item = uplinks_.at(index);
+  return absl::StrCat(DescribeUplink(item.config), ", ", item.open && item.open->offload ? "offload" : "relay");
+}
+
+// Why an uplink that is not the first is used: what is the matter with the first.
+std::string Port::PathReasonFor(int index) const {
+  if (index < 0) return "no uplink works";
+  if (index == chosen_) return "chosen by hand";
+  if (index == 0) return "first choice";
+  const int better = chosen_ >= 0 ? chosen_ : 0;
+  const UplinkSet::Item& item = uplinks_.at(better);
+  std::string why = item.error;
+  if (item.health.state() == HealthMonitor::State::kProving) {
+    why = absl::StrFormat("works again, trusted in %.1f s",
+                          std::max(0.0, absl::ToDoubleSeconds(item.health.trusted_at() - absl::Now())));
+  }
+  if (why.empty()) why = "being opened";
+  return absl::StrCat("uplink ", better, " (", DescribeUplink(item.config), "): ", why);
 }
 
 PortView Port::View() const {
@@ -343,20 +355,20 @@ PortView Port::View() const {
   view.config = config_;
   view.state = State();
   view.reason = session_reason_;
-  if (view.reason.empty() && active_ < 0 && !uplinks_.empty()) view.reason = uplinks_[0].error;
-  view.path.index = active_;
-  view.path.reason = PathReason();
-  if (active_ >= 0) {
-    view.path.kind = std::string(UplinkKindName(uplinks_[active_].config.kind));
-    view.path.mode = "relay";
+  const int active = path_.active();
+  if (view.reason.empty() && active < 0 && uplinks_.size() > 0) view.reason = uplinks_.at(0).error;
+  view.path.index = active;
+  view.path.reason = PathReasonFor(active);
+  if (active >= 0) {
+    view.path.kind = std::string(UplinkKindName(uplinks_.at(active).config.kind));
+    view.path.mode = uplinks_.at(active).open && uplinks_.at(active).open->offload ? "offload" : "relay";
   }
-  for (size_t i = 0; i < uplinks_.size(); ++i) {
-    const Candidate& candidate = uplinks_[i];
-    const char* state = static_cast<int>(i) == active_                   ? "active"
-                        : candidate.health.state == UplinkState::kFailed ? "failed"
-                                                                         : "standby";
-    view.uplinks.push_back({candidate.config, state, candidate.error});
+  for (int i = 0; i < uplinks_.size(); ++i) {
+    const UplinkSet::Item& item = uplinks_.at(i);
+    const char* state = i == active ? "active" : item.error.empty() ? (item.open ? "standby" : "opening") : "failed";
+    view.uplinks.push_back({item.config, state, item.error});
   }
+  view.switches = switches_;
   const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   for (unsigned pair = 0; pair < config_.queue_pairs; ++pair) {
     const uint32_t enabled = guest_ ? guest_->enabled_vrings() : 0;
@@ -372,8 +384,8 @@ PortView Port::View() const {
   view.drops_malformed = load(counters_->drops_malformed) + malformed_before_ + (guest_ ? guest_->malformed() : 0);
   view.drops_no_path = load(counters_->drops_no_path);
   view.drops = view.drops_guest_ring_full + view.drops_uplink_full + view.drops_malformed + view.drops_no_path;
-  view.numa_node = guest_node_;
-  view.poller = poller_ ? poller_->index() : -1;
+  view.numa_node = path_.guest_node();
+  view.poller = path_.poller() ? path_.poller()->index() : -1;
   view.negotiated_features = guest_ ? guest_->features() : 0;
   view.packed = view.negotiated_features >> kRingPacked & 1;
   view.sessions = env_.keeper ? sessions_ : replays_;
@@ -383,12 +395,17 @@ PortView Port::View() const {
 
 PlacementRow Port::Placement() const {
   PlacementRow row;
+  const int active = path_.active();
+  const Poller* poller = path_.poller();
   row.port = config_.name;
-  row.guest_node = guest_node_;
-  row.mempool_node = active_ >= 0 && uplinks_[active_].open ? uplinks_[active_].open->lease->node() : -1;
-  row.poller = poller_ ? poller_->index() : -1;
-  row.poller_node = poller_ ? poller_->numa_node() : -1;
-  row.note = poller_ ? placement_.note : "not polled: the guest is not running";
+  row.guest_node = path_.guest_node();
+  const bool pooled = active >= 0 && uplinks_.at(active).open && uplinks_.at(active).open->lease;
+  row.mempool_node = pooled ? uplinks_.at(active).open->lease->node() : -1;
+  row.poller = poller ? poller->index() : -1;
+  row.poller_node = poller ? poller->numa_node() : -1;
+  row.note = poller              ? path_.placement().note
+             : path_.offloaded() ? "not polled: the device serves the guest's rings"
+                                 : "not polled: the guest is not running";
   return row;
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,15 +12,13 @@
 #include "backend/config/config.h"
 #include "backend/datapath/guest_endpoint.h"
 #include "backend/datapath/lane.h"
-#include "backend/datapath/mempools.h"
-#include "backend/datapath/poller_group.h"
-#include "backend/datapath/uplink.h"
 #include "backend/datapath/vhost_driver.h"
 #include "backend/keeper/control_protocol.h"
 #include "backend/service/event_log.h"
+#include "backend/service/port_path.h"
+#include "backend/service/uplink_set.h"
 #include "failover/uplink_choice.h"
 #include "migration/feature_contract.h"
-#include "numa/placement.h"
 
 namespace everport {
 
@@ -28,9 +26,8 @@ namespace everport {
 struct PortEnvironment {
   boost::asio::io_context& io;
   PollerGroup& pollers;
-  Mempools& mempools;
   EventLog& events;
-  FindGuest find_guest;
+  UplinkEnvironment uplinks;
   std::function<void()> changed;  // a port has acted
   bool keeper = true;
   unsigned numa_nodes = 1;
@@ -38,12 +35,14 @@ struct PortEnvironment {
   bool hold = false;
 };
 
-// One guest NIC: its vhost-user socket, its uplinks, and the lane between them. Control thread.
+// One guest NIC: its vhost-user socket, its uplinks, and the path between them. Control thread.
 //
 // What happens around it (the guest comes or changes, an uplink opens or fails, the configuration changes) ends in
 // Reconcile, which compares what should be with what is and acts on the difference; it may be called at any time.
 class Port {
  public:
+  using Done = std::function<void(absl::Status)>;
+
   Port(PortConfig config, FeatureContract contract, PortEnvironment& environment);
   ~Port();  // the guest's rings are let go; uplinks are closed
   Port(const Port&) = delete;
@@ -60,42 +59,47 @@ class Port {
   void SetConfig(const PortConfig& config);
   // The port named has come or gone: a wire to it is opened anew.
   void OnPeerChanged(const std::string& peer);
+  void OnNetdev(const std::string& name, unsigned index, bool running);
+  void OnDeviceEvent();
   void Reconcile();
   // Removes what uplinks keep across restarts. Call when the port is removed for good.
   void Forget();
 
-  // Gives up an active uplink whose device has gone.
-  void CheckUplink();
+  // By hand: this uplink is preferred to all others from now on; -1: the order of the configuration is. done is called
+  // when the switch has ended: FailedPrecondition says why the uplink cannot be used.
+  void ChoosePath(int index, Done done);
+  // Calls done when each uplink has been tried once.
+  void WhenSettled(std::function<void()> done);
+  // Asks the devices how they are.
+  void PollHealth();
+  // Whether the kernel's network devices are still those that were opened.
+  void CheckNetdevs();
+  bool needs_polling() const { return uplinks_.needs_polling(); }
 
   const PortConfig& config() const { return config_; }
   uint64_t serial() const { return serial_; }  // another for each port ever made, whatever its name
   std::shared_ptr<GuestEndpoint> guest() const { return guest_; }
   PortView View() const;
   PlacementRow Placement() const;
-  double replay_ms() const { return replay_ms_; }    // from Attach to rings served; 0: not yet
-  double uplinks_ms() const { return uplinks_ms_; }  // spent on opening uplinks
-  bool serving() const { return lane_ != nullptr; }
+  double replay_ms() const { return replay_ms_; }  // from Attach to rings served; 0: not yet
+  double uplinks_ms() const { return uplinks_.opening_ms(); }
+  bool serving() const { return path_.serving(); }
 
  private:
-  struct Candidate {
-    UplinkConfig config;
-    UplinkHealth health;
-    std::string error;
-    std::unique_ptr<Uplink> open;
-    unsigned ifindex = 0;  // of the kernel's device when it was opened; 0: it stands on none
-  };
-
-  void ChooseAndOpen();
-  bool TryOpen(size_t index);
-  void Activate(int index);
-  void UpdateLane();
-  void StartLane(Poller& poller, int guest_node);
-  void StopLane();
   void EndSession();
-  void ArmRetry(absl::Time when);
+  void ChooseAndSwitch();
+  void RehomeUplinks();
+  std::string Cause(int wanted) const;
+  void OnSwitched(const PathSwitch::Report& report);
+  void SetMac();
+  void AnnounceLater(int round);
+  void SendAnnouncement();
+  void ArmTimer(absl::Time when);
   void NoteState();
   std::string State() const;
-  std::string PathReason() const;
+  std::string PathReasonFor(int index) const;
+  std::string PathText(int index) const;
+  std::function<void()> PostReconcile();
 
   const uint64_t serial_;
   PortConfig config_;
@@ -110,25 +114,21 @@ class Port {
   std::string session_reason_;
   std::string last_state_;
 
-  std::vector<Candidate> uplinks_;
-  int active_ = -1;
-  bool told_no_path_ = false;
-  boost::asio::steady_timer retry_;
-
-  std::unique_ptr<Mempools::Lease> no_path_lease_;  // for what is received only to be dropped
-  std::unique_ptr<Lane> lane_;
-  int lane_path_ = -2;  // the path the lane was made for
-  uint64_t lane_features_ = 0;
-  Poller* poller_ = nullptr;
-  PollerChoice placement_;
-  int guest_node_ = -1;
   std::shared_ptr<LaneCounters> counters_ = std::make_shared<LaneCounters>();
+  UplinkSet uplinks_;
+  PortPath path_;
+  int chosen_ = -1;  // by hand
+  Done choosing_;    // to be told of the switch by hand that is under way
+  std::vector<std::function<void()>> settling_;
+  bool told_no_path_ = false;
+  boost::asio::steady_timer timer_, announce_timer_;
+  PathSwitchStats switches_;
 
   uint64_t malformed_before_ = 0;  // counted by guest endpoints that are gone
   bool was_running_ = false;
   uint64_t sessions_ = 0, replays_ = 0;
   absl::Time attached_at_ = absl::InfinitePast();
-  double replay_ms_ = 0, uplinks_ms_ = 0;
+  double replay_ms_ = 0;
 };
 
 }  // namespace everport

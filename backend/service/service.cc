@@ -18,6 +18,9 @@ namespace everport {
 namespace {
 
 constexpr auto kSamplePeriod = std::chrono::seconds(1);
+// How often devices are asked for their health: those that tell nobody by themselves, and when there are none such.
+constexpr auto kHealthPeriod = std::chrono::milliseconds(5);
+constexpr auto kIdleHealthPeriod = std::chrono::milliseconds(50);
 
 PortSpec SpecOf(const PortConfig& port) {
   return {port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
@@ -31,7 +34,9 @@ Service::Service(boost::asio::io_context& io, Config config, std::string config_
       config_path_(std::move(config_path)),
       started_(started),
       store_(config_.daemon.state_dir),
-      sample_timer_(io) {}
+      devices_(io),
+      sample_timer_(io),
+      health_timer_(io) {}
 
 Service::~Service() {
   api_.reset();
@@ -40,13 +45,13 @@ Service::~Service() {
 
 absl::Status Service::Start() {
   if (absl::Status status = StartPollers(); !status.ok()) return status;
+  const FindGuest find_guest = [this](const std::string& name) -> std::shared_ptr<GuestEndpoint> {
+    everport::Port* port = FindPort(name);
+    return port ? port->guest() : nullptr;
+  };
   environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
-      io_, pollers_, mempools_, events_,
-      [this](const std::string& name) -> std::shared_ptr<GuestEndpoint> {
-        everport::Port* port = FindPort(name);
-        return port ? port->guest() : nullptr;
-      },
-      [this] { NoteProgress(); }, config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
+      io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest}, [this] { NoteProgress(); },
+      config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
   std::error_code error;
   std::filesystem::create_directories(config_.daemon.run_dir, error);
   auto api = ApiServer::Listen(io_, *this, config_.daemon.run_dir + "/api.sock");
@@ -54,6 +59,8 @@ absl::Status Service::Start() {
   api_ = std::move(*api);
   if (absl::Status status = LoadPorts(); !status.ok()) return status;
   SampleLater();
+  WatchHealth();
+  WatchDevices();
   if (config_.daemon.keeper) {
     KeeperClient::Listener& listener = *this;  // a private base, so named here
     keeper_ =
@@ -287,7 +294,13 @@ void Service::AddPort(PortConfig port, Done done) {
       (void)SaveApiPorts();  // it could be saved a moment ago; an old entry is reported at the next start
     }
     // Not before its uplinks have been tried, so that the answer tells whether one works.
-    boost::asio::post(io_, [done, status] { done(status); });
+    everport::Port* const tried = FindPort(name);
+    if (!tried) return done(status);
+    boost::asio::post(io_, [this, name, serial = tried->serial(), done, status] {
+      everport::Port* const there = FindPort(name);
+      if (!there || there->serial() != serial) return done(status);
+      there->WhenSettled([done, status] { done(status); });
+    });
   });
 }
 
@@ -329,12 +342,12 @@ absl::Status Service::SaveApiPorts() {
   return store_.Save(ports);
 }
 
-void Service::SwitchPath(const std::string& name, int, Done done) {
-  if (!FindPort(name))
+void Service::SwitchPath(const std::string& name, int uplink_index, Done done) {
+  everport::Port* port = FindPort(name);
+  if (!port)
     return done(absl::NotFoundError(
         absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
-  done(absl::UnimplementedError(
-      absl::StrCat("port ", name, ": switching paths by hand is not available yet in this version")));
+  port->ChoosePath(uplink_index, std::move(done));
 }
 
 void Service::Reload() {
@@ -440,6 +453,36 @@ std::string Service::Summary() const {
   return absl::StrCat(ports_.size(), ports_.size() == 1 ? " port, " : " ports, ", running, " running");
 }
 
+void Service::WatchDevices() {
+  DeviceWatch::Callbacks callbacks;
+  callbacks.on_device = [this](const std::string&) {
+    for (const auto& port : ports_) port->OnDeviceEvent();
+  };
+  callbacks.on_netdev = [this](const std::string& name, unsigned index, bool present, bool running) {
+    for (const auto& port : ports_) port->OnNetdev(name, present ? index : 0, running);
+  };
+  auto watch = DeviceWatch::Start(io_, std::move(callbacks));
+  if (watch.ok()) {
+    device_watch_ = std::move(*watch);
+  } else {
+    events_.Add("", "devices",
+                absl::StrCat(std::string(watch.status().message()),
+                             "; devices that come, go or lose their link are noticed within seconds only"),
+                true);
+  }
+}
+
+void Service::WatchHealth() {
+  const bool hardware =
+      std::any_of(ports_.begin(), ports_.end(), [](const auto& port) { return port->needs_polling(); });
+  health_timer_.expires_after(hardware ? kHealthPeriod : kIdleHealthPeriod);
+  health_timer_.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    for (const auto& port : ports_) port->PollHealth();
+    WatchHealth();
+  });
+}
+
 void Service::SampleLater() {
   sample_timer_.expires_after(kSamplePeriod);
   sample_timer_.async_wait([this](boost::system::error_code error) {
@@ -461,7 +504,7 @@ void Service::CheckMemoryGuard() {
 
 void Service::Sample() {
   CheckMemoryGuard();
-  for (const auto& port : ports_) port->CheckUplink();
+  for (const auto& port : ports_) port->CheckNetdevs();
   const absl::Time now = absl::Now();
   const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));
   for (const auto& poller : pollers_.pollers()) {

@@ -15,6 +15,7 @@
 #include "backend/config/config.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/poller_group.h"
+#include "backend/service/device_watch.h"
 #include "backend/service/event_log.h"
 #include "backend/service/keeper_client.h"
 #include "backend/service/port.h"
@@ -83,6 +84,8 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
   void SampleLater();
+  void WatchHealth();
+  void WatchDevices();
   void Sample();
   void CheckMemoryGuard();
 
@@ -102,6 +105,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
 
   Mempools mempools_;
   PollerGroup pollers_;
+  DeviceWorker devices_;
   std::unique_ptr<PortEnvironment> environment_;
   std::vector<std::unique_ptr<everport::Port>> ports_;  // configuration order, then the API's
   std::set<std::string> api_ports_;                     // those that the API added
@@ -111,6 +115,8 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::unique_ptr<ApiServer> api_;
 
   boost::asio::steady_timer sample_timer_;
+  boost::asio::steady_timer health_timer_;
+  std::unique_ptr<DeviceWatch> device_watch_;
   absl::Time sampled_ = absl::Now();
   std::vector<PollerSample> samples_;
 };

@@ -127,7 +127,7 @@ TEST_F(RoutesTest, PathSwitches) {
 }
 
 TEST_F(RoutesTest, BadBodiesOfPathAreRefused) {
-  for (const char* body : {"", "0", "{}", R"({"index":-1})", R"({"index":"0"})", R"({"index":0.5})",
+  for (const char* body : {"", "0", "{}", R"({"index":-2})", R"({"index":"0"})", R"({"index":0.5})",
                            R"({"index":99999999999})", R"({"index":0,"more":1})", R"({"index":0)"}) {
     const ApiResponse response = Do("POST", "/v1/ports/vm1-net0/path", body);
     EXPECT_EQ(response.status, 400) << body;

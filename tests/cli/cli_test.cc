@@ -387,7 +387,7 @@ TEST_F(CliTest, WrongUsageNamesTheWordAndTheMend) {
   EXPECT_EQ(Run({"ports", "--jsno"}).err,
             "everportctl: ports: --jsno: no such option; did you mean --json?; see everportctl ports --help\n");
   EXPECT_EQ(Run({"path", "vm1", "x"}).err,
-            "everportctl: path: UPLINK-INDEX: \"x\" is not a number that it takes; see everportctl path --help\n");
+            "everportctl: path: UPLINK-INDEX: \"x\" is neither the index of an uplink, counted from 0, nor auto; see everportctl path --help\n");
   EXPECT_EQ(Run({"port", "add", "vm1", "--mtu"}).err,
             "everportctl: port add: --mtu: its value is missing; see everportctl port add --help\n");
 }

@@ -59,9 +59,14 @@ std::string Stack::ConfigText() const {
                    options_.poller_cpu < 0 ? "" : absl::StrCat("pollers = [", options_.poller_cpu, "]\n"),
                    "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n");
   for (const TestPort& port : ports_) {
-    absl::StrAppend(&text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name),
-                    "\"\nqueue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"",
-                    port.uplink_kind, "\"\ndevice = \"", port.uplink_device, "\"\n");
+    absl::StrAppend(
+        &text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name), "\"\n",
+        port.mac.empty() ? "" : absl::StrCat("mac = \"", port.mac, "\"\n"),
+        port.failback_delay_ms < 0 ? "" : absl::StrCat("failback_delay_ms = ", port.failback_delay_ms, "\n"),
+        "queue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"", port.uplink_kind,
+        "\"\ndevice = \"", port.uplink_device, "\"\n");
+    for (const auto& [kind, device] : port.more_uplinks)
+      absl::StrAppend(&text, "[[port.uplink]]\nkind = \"", kind, "\"\ndevice = \"", device, "\"\n");
   }
   return text;
 }
@@ -99,7 +104,8 @@ std::string Stack::Logs() const {
   return text;
 }
 
-absl::StatusOr<boost::json::value> Stack::Get(const std::string& target) const {
+absl::StatusOr<Stack::Answer> Stack::Ask(const std::string& method, const std::string& target,
+                                         const std::string& body) const {
   using Protocol = boost::asio::local::stream_protocol;
   boost::asio::io_context io;
   boost::beast::basic_stream<Protocol> stream(io);
@@ -108,9 +114,11 @@ absl::StatusOr<boost::json::value> Stack::Get(const std::string& target) const {
   boost::beast::flat_buffer buffer;
   // Asynchronous, so that the stream's time limit holds.
   stream.expires_after(std::chrono::seconds(5));
-  http::request<http::empty_body> request(http::verb::get, target, 11);
+  http::request<http::string_body> request(http::string_to_verb(method), target, 11);
   request.set(http::field::host, "localhost");
   request.set(http::field::connection, "close");
+  request.body() = body;
+  request.prepare_payload();
   stream.async_connect(Protocol::endpoint(dir_ / "run/api.sock"), [&](boost::system::error_code e) {
     if ((error = e)) return;
     http::async_write(stream, request, [&](boost::system::error_code e2, size_t) {
@@ -119,13 +127,30 @@ absl::StatusOr<boost::json::value> Stack::Get(const std::string& target) const {
     });
   });
   io.run();
-  if (error) return absl::UnavailableError(absl::StrCat("GET ", target, ": ", error.message()));
-  if (response.result() != http::status::ok) {
-    return absl::InternalError(absl::StrCat("GET ", target, ": ", response.result_int(), " ", response.body()));
-  }
-  boost::json::value value = boost::json::parse(response.body(), error);
+  if (error) return absl::UnavailableError(absl::StrCat(method, " ", target, ": ", error.message()));
+  return Answer{response.result_int(), response.body()};
+}
+
+absl::StatusOr<std::string> Stack::GetText(const std::string& target) const {
+  absl::StatusOr<Answer> answer = Ask("GET", target, "");
+  if (!answer.ok()) return answer.status();
+  if (answer->status == 200) return answer->body;
+  return absl::InternalError(absl::StrCat("GET ", target, ": ", answer->status, " ", answer->body));
+}
+
+absl::StatusOr<boost::json::value> Stack::Get(const std::string& target) const {
+  absl::StatusOr<std::string> body = GetText(target);
+  if (!body.ok()) return body.status();
+  boost::system::error_code error;
+  boost::json::value value = boost::json::parse(*body, error);
   if (error) return absl::DataLossError(absl::StrCat("GET ", target, ": ", error.message()));
   return value;
+}
+
+absl::Status Stack::Post(const std::string& target, const std::string& body) const {
+  absl::StatusOr<Answer> answer = Ask("POST", target, body);
+  if (!answer.ok()) return answer.status();
+  return answer->status / 100 == 2 ? absl::OkStatus() : absl::FailedPreconditionError(answer->body);
 }
 
 int64_t Stack::PortNumber(const std::string& port, const std::string& key) const {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -28,6 +29,9 @@ struct TestPort {
   std::string uplink_device;
   unsigned queue_pairs = 1;
   unsigned mtu = 1500;
+  std::string mac = {};                                                // empty: the daemon makes one
+  int failback_delay_ms = -1;                                          // -1: the default
+  std::vector<std::pair<std::string, std::string>> more_uplinks = {};  // kind, device; less preferred
 };
 
 class Stack {
@@ -57,6 +61,10 @@ class Stack {
 
   // GET on the daemon's API.
   absl::StatusOr<boost::json::value> Get(const std::string& target) const;
+  // The same of what is no JSON document.
+  absl::StatusOr<std::string> GetText(const std::string& target) const;
+  // POST a JSON body; the answer's body is an error's message if it is refused.
+  absl::Status Post(const std::string& target, const std::string& body) const;
   // One counter or word of GET /v1/ports/{name}; -1 when the API does not answer.
   int64_t PortNumber(const std::string& port, const std::string& key) const;
   std::string PortState(const std::string& port) const;
@@ -64,6 +72,12 @@ class Stack {
   std::string Logs() const;
 
  private:
+  struct Answer {
+    unsigned status;
+    std::string body;
+  };
+  absl::StatusOr<Answer> Ask(const std::string& method, const std::string& target, const std::string& body) const;
+
   StackOptions options_;
   fakes::TempDir dir_;
   std::vector<TestPort> ports_;

@@ -259,16 +259,6 @@ TEST_F(VhostVdpaTest, StopOfADeviceThatDoesNotRunLeavesThePositions) {
   EXPECT_EQ(rings.rings[0].avail_base, 42);
 }
 
-TEST_F(VhostVdpaTest, RingsThatAreNotEnabledAreLeftAlone) {
-  fake_->With([](auto& s) { s.queues = 4; });
-  OffloadGuest guest({.queue_pairs = 2, .ring_size = 64, .region_bytes = 1u << 20});
-  guest.set_enabled(2, false);
-  guest.set_enabled(3, false);
-  Open();
-  ASSERT_TRUE(device_->Start(guest.Rings()).ok());
-  EXPECT_EQ(fake_->With([](auto& s) { return s.rings.size(); }), 2u);
-}
-
 TEST_F(VhostVdpaTest, FeaturesThatTheDeviceRefusesAreNamed) {
   fake_->With([](auto& s) { s.refused_features = Bit(kNetMrgRxbuf); });
   Open();
@@ -385,6 +375,23 @@ TEST_F(VhostVdpaTest, StopWaitsOnWhileTheDeviceStillWrites) {
   release.join();
   EXPECT_NE(status.code(), absl::StatusCode::kDeadlineExceeded) << "given up while it was alive";
   EXPECT_EQ(rings.rings[1].avail_base, guest_.used_index(1));
+}
+
+TEST_F(VhostVdpaTest, NotifiersThatAreNotTakenEndInAStop) {
+  bounds_.stop = bounds_.stop_in_trouble = absl::Milliseconds(50);
+  Open();
+  ASSERT_TRUE(device_->Start(guest_.Rings()).ok());
+  fake_->Hang("CALL");
+  GuestRings rings = guest_.Rings();
+  EXPECT_EQ(device_->SetNotifiers(rings).code(), absl::StatusCode::kDeadlineExceeded);
+  guest_.SetUsedIndex(1, 8);
+  EXPECT_EQ(device_->Stop(rings).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(rings.rings[1].avail_base, 8);
+  guest_.SetUsedIndex(1, 9);  // another path's
+  EXPECT_OK(device_->Stop(rings));
+  EXPECT_EQ(rings.rings[1].avail_base, 8) << "the second Stop is not about rings that this device has";
+  fake_->Release("CALL");
+  EXPECT_TRUE(fake_->Await([](auto& s) { return s.closed == 1; }));
 }
 
 TEST_F(VhostVdpaTest, StartIsGivenUpAndUndoneLater) {
@@ -528,18 +535,43 @@ TEST_F(VhostVdpaMultiqueueTest, NoAnswerIsAnErrorInBoundedTime) {
   EXPECT_EQ(fake_->With([](auto& s) { return s.maps.size(); }), 0u);
 }
 
-TEST_F(VhostVdpaMultiqueueTest, WithoutAControlQueueItGoesByTheRingsThatAreEnabled) {
-  fake_->With([](auto& s) {
-    s.features &= ~(Bit(kNetMq) | Bit(kNetCtrlVq));
-    s.queues = 5;
-  });
+TEST_F(VhostVdpaMultiqueueTest, RingsThatAreNotEnabledAreLeftAlone) {
+  Open();
+  two_pairs_.set_enabled(2, false);
+  two_pairs_.set_enabled(3, false);
+  ASSERT_TRUE(device_->Start(two_pairs_.Rings()).ok());
+  EXPECT_EQ(fake_->With([](auto& s) { return s.rings.size(); }), 2u);
+}
+
+class VhostVdpaNoControlQueueTest : public VhostVdpaMultiqueueTest {
+ protected:
+  VhostVdpaNoControlQueueTest() {
+    fake_->With([](auto& s) {
+      s.features &= ~(Bit(kNetMq) | Bit(kNetCtrlVq));
+      s.queues = 5;
+    });
+  }
+};
+
+TEST_F(VhostVdpaNoControlQueueTest, ItGoesByTheRingsThatAreEnabled) {
   Open();
   EXPECT_EQ(device_->info().max_queue_pairs, 2);
-  EXPECT_OK(device_->Start(two_pairs_.Rings()));
-  fake_->With([](auto& s) {
-    EXPECT_EQ(s.rings.size(), 4u);
-    EXPECT_TRUE(s.rings[3].enabled);
+  GuestRings rings = two_pairs_.Rings();
+  EXPECT_OK(device_->Start(rings));
+  fake_->With([&](auto& s) {
+    EXPECT_EQ(s.rings.size(), 5u);
+    for (const auto& [index, ring] : s.rings) EXPECT_TRUE(ring.enabled) << index;
+    EXPECT_EQ(s.rings[3].desc, rings.rings[3].desc);
+    EXPECT_TRUE(s.maps.contains(s.rings[4].desc)) << "a ring that the guest has not lies in memory of our own";
   });
+  EXPECT_OK(device_->Stop(rings));
+  EXPECT_EQ(fake_->With([](auto& s) { return s.maps.size(); }), 0u);
+}
+
+TEST_F(VhostVdpaNoControlQueueTest, AGuestThatUsesFewerIsRefused) {
+  Open();
+  EXPECT_THAT(device_->Start(guest_.Rings()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("no control queue to hear")));
 }
 
 TEST_F(VhostVdpaMultiqueueTest, KernelsWithoutAQueueCountAreBelievedByConfiguration) {

@@ -46,9 +46,12 @@ TEST(HealthMonitor, OpeningThatFailsIsTriedAgainWithDoublingDelaysUpToTheLongest
 
 TEST(HealthMonitor, ADeviceEventMakesAClosedOneDueAtOnceAndAnOpenOneStays) {
   HealthMonitor monitor(kFailback);
-  monitor.OnOpenFailed(At(0));
-  monitor.OnDeviceEvent(At(3));
-  EXPECT_TRUE(monitor.OpeningDue(At(3)));
+  for (int64_t ms : {0, 100, 300}) monitor.OnOpenFailed(At(ms));
+  EXPECT_EQ(monitor.next(), At(700));
+  monitor.OnDeviceEvent(At(310));
+  EXPECT_EQ(monitor.next(), At(400)) << "an attempt may announce devices itself";
+  monitor.OnDeviceEvent(At(450));
+  EXPECT_TRUE(monitor.OpeningDue(At(450)));
   HealthMonitor open = Trusted();
   open.OnDeviceEvent(At(3));
   EXPECT_EQ(open.state(), State::kTrusted);

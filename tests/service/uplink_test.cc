@@ -163,12 +163,12 @@ TEST_F(UplinkTest, TapThatIsDeletedIsFoundFailedAndCanBeMadeAnew) {
   Shell("ip link del ep-gone");
   rte_mbuf* burst[8];
   EXPECT_EQ((*uplink)->endpoint->Receive(0, burst, 8), 0);
-  EXPECT_TRUE((*uplink)->endpoint->failed());
+  EXPECT_EQ((*uplink)->endpoint->trouble(), Trouble::kRemoved);
   EXPECT_TRUE((*uplink)->endpoint->WakeFds(complete).empty());  // they would wake the poller for ever
   uplink->reset();
   auto again = Open(port);
   ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_FALSE((*again)->endpoint->failed());
+  EXPECT_EQ((*again)->endpoint->trouble(), Trouble::kNone);
   again->reset();
   ASSERT_TRUE(ForgetUplink(port, port.uplinks[0]).ok());
 }

@@ -25,7 +25,7 @@ class Testpmd:
         devices = [word for vdev in vdevs for word in ("--vdev", vdev)]
         devices += [word for address in pci for word in ("-a", address)] or ["--no-pci"]
         self.args = ["dpdk-testpmd", "-l", cpus, "--in-memory", "--file-prefix", name,
-                     *(["-m", str(memory_mb)] if memory_mb else []), *devices, *eal, "--", "-i", "--total-num-mbufs=8192", *options]
+                     "-m", str(memory_mb), *devices, *eal, "--", "-i", "--total-num-mbufs=8192", *options]
         self.log_path = pathlib.Path(os.environ.get("LAB_RESULTS", "/tmp")) / f"{name}.log"
         self._log = open(self.log_path, "w", buffering=1)
         print("$", *self.args, file=self._log)

@@ -19,11 +19,11 @@ def test_placement_shows_each_guests_node(tmp_path):
         stack.callback(everport.stop)
         everport.start()
         for node, socket in enumerate(sockets):
+            # DPDK takes memory of the node whose CPUs it has.
             cpus = f"{node * machine.CPUS_PER_NODE}-{node * machine.CPUS_PER_NODE + 1}"
-            memory = ",".join("64" if node == i else "0" for i in range(machine.NODES))
             guest = stack.enter_context(Testpmd(
-                f"guest{node}", vdevs=[f"net_virtio_user0,path={socket},server=1"], cpus=cpus, memory_mb=None,
-                eal=["--single-file-segments", "--socket-mem", memory], options=["--port-topology=loop"]))
+                f"guest{node}", vdevs=[f"net_virtio_user0,path={socket},server=1"], cpus=cpus,
+                eal=["--single-file-segments"], options=["--port-topology=loop"]))
             guest.command("start tx_first" if node else "start")
         wait_until(lambda: guest.counters()["RX-packets"] > 1000, 20, "frames come back from the other node")
         print(everport.ctl_text("placement").stdout)

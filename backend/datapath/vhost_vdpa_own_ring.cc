@@ -1,4 +1,4 @@
-#include "backend/datapath/vhost_vdpa_control.h"
+#include "backend/datapath/vhost_vdpa_own_ring.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -27,30 +27,29 @@ struct Command {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlQueue>> ControlQueue::Make(uint16_t max_ring_size) {
-  const UniqueFd memory(::memfd_create("everport-control-queue", MFD_CLOEXEC));
+absl::StatusOr<std::unique_ptr<OwnRing>> OwnRing::Make(uint16_t max_ring_size) {
+  const UniqueFd memory(::memfd_create("everport-own-ring", MFD_CLOEXEC));
   UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), call(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   void* map = MAP_FAILED;
   if (memory.valid() && kick.valid() && call.valid() && ::ftruncate(memory.get(), kBytes) == 0)
     map = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, memory.get(), 0);
   if (map == MAP_FAILED)
     return absl::ResourceExhaustedError(
-        absl::StrCat("no memory or descriptors for the control queue: ", std::strerror(errno)));
-  std::unique_ptr<ControlQueue> queue(
-      new ControlQueue(std::min(max_ring_size, kMostEntries), std::move(kick), std::move(call)));
+        absl::StrCat("no memory or descriptors for a ring of our own: ", std::strerror(errno)));
+  std::unique_ptr<OwnRing> queue(new OwnRing(std::min(max_ring_size, kMostEntries), std::move(kick), std::move(call)));
   queue->map_ = static_cast<uint8_t*>(map);
   return queue;
 }
 
-ControlQueue::~ControlQueue() {
+OwnRing::~OwnRing() {
   if (map_) ::munmap(map_, kBytes);
 }
 
-std::atomic_ref<uint16_t> ControlQueue::U16(size_t offset) {
+std::atomic_ref<uint16_t> OwnRing::U16(size_t offset) {
   return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(map_ + offset));
 }
 
-absl::Status ControlQueue::SetQueuePairs(uint16_t pairs, absl::Duration bound) {
+absl::Status OwnRing::SetQueuePairs(uint16_t pairs, absl::Duration bound) {
   auto* command = reinterpret_cast<Command*>(map_ + kCommand);
   *command = {{virtio_net::kClassMq, virtio_net::kMqVqPairsSet}, pairs, virtio_net::kControlError};
   const uint64_t at = iova_ + kCommand;

@@ -12,16 +12,16 @@
 
 namespace everport {
 
-// A control virtqueue of our own (virtio 1.2, 5.1.6.5), for commands that the guest gives to QEMU and the device must
-// hear from us. A split ring in shared file-backed memory, the only kind that VDUSE maps. One command at a time; one
-// thread.
-class ControlQueue {
+// A virtqueue of our own, in shared file-backed memory, the only kind that VDUSE maps: the control virtqueue
+// (virtio 1.2, 5.1.6.5), for commands that the guest gives to QEMU and the device must hear from us; or an empty ring,
+// which stands in for any number of those that the guest has not. Split. One command at a time; one thread.
+class OwnRing {
  public:
   // Its memory; fresh, so that both indices are 0.
-  static absl::StatusOr<std::unique_ptr<ControlQueue>> Make(uint16_t max_ring_size);
-  ~ControlQueue();
-  ControlQueue(const ControlQueue&) = delete;
-  ControlQueue& operator=(const ControlQueue&) = delete;
+  static absl::StatusOr<std::unique_ptr<OwnRing>> Make(uint16_t max_ring_size);
+  ~OwnRing();
+  OwnRing(const OwnRing&) = delete;
+  OwnRing& operator=(const OwnRing&) = delete;
 
   void* address() const { return map_; }
   static constexpr size_t kBytes = 4 * 4096;
@@ -41,8 +41,7 @@ class ControlQueue {
 
  private:
   static constexpr size_t kDesc = 0, kAvail = 4096, kUsed = 2 * 4096, kCommand = 3 * 4096;
-  ControlQueue(uint16_t size, UniqueFd kick, UniqueFd call)
-      : size_(size), kick_(std::move(kick)), call_(std::move(call)) {}
+  OwnRing(uint16_t size, UniqueFd kick, UniqueFd call) : size_(size), kick_(std::move(kick)), call_(std::move(call)) {}
   std::atomic_ref<uint16_t> U16(size_t offset);
 
   const uint16_t size_;

@@ -1,0 +1,126 @@
+#include "backend/service/offload_path.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "backend/base/log.h"
+
+namespace everport {
+
+// Shared with the worker's jobs and with the guest's stop hook.
+struct OffloadPath::Run {
+  std::mutex mutex;  // held while the device is told something
+  std::shared_ptr<OffloadDevice> device;
+  GuestRings rings;
+  bool serving = false;
+  bool ended = false;  // the rings may have gone
+  struct Progress {
+    uint16_t used = 0;
+    absl::Time since = absl::InfiniteFuture();  // without progress while there is something to do
+  };
+  std::vector<Progress> progress;  // by vring; control thread
+
+  absl::Status End() {
+    const std::lock_guard lock(mutex);
+    ended = true;
+    return std::exchange(serving, false) ? device->Stop(rings) : absl::OkStatus();
+  }
+  GuestRings TakeRings() {
+    const std::lock_guard lock(mutex);
+    return std::exchange(rings, {});
+  }
+};
+
+OffloadPath::OffloadPath(std::shared_ptr<GuestEndpoint> guest, std::shared_ptr<OffloadDevice> device,
+                         DeviceWorker& worker)
+    : guest_(std::move(guest)), run_(std::make_shared<Run>()), worker_(worker) {
+  run_->device = std::move(device);
+}
+
+OffloadPath::~OffloadPath() {
+  guest_->ClearOffload();
+  if (absl::Status status = run_->End(); !status.ok()) spdlog::warn("{}", std::string(status.message()));
+}
+
+void OffloadPath::Start(std::function<void(absl::Status)> done) {
+  absl::StatusOr<GuestRings> rings = guest_->Rings();
+  absl::Status status = rings.status();
+  if (status.ok()) {
+    run_->rings = std::move(*rings);
+    run_->progress.resize(run_->rings.rings.size());
+    guest_->ArmWake();  // a poller may have told the guest not to kick; the device says for itself
+    const bool there = guest_->SetOffload([run = run_] {
+      if (absl::Status unclean = run->End(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
+      return run->TakeRings();
+    });
+    if (!there) status = absl::FailedPreconditionError("the guest's device has just stopped");
+  }
+  worker_.Run<absl::Status>(
+      [run = run_, status] {
+        const std::lock_guard lock(run->mutex);
+        if (!status.ok()) return status;
+        if (run->ended) return absl::Status(absl::CancelledError("the guest's device has stopped meanwhile"));
+        absl::Status started = run->device->Start(run->rings);
+        run->serving = started.ok();
+        return started;
+      },
+      [guest = guest_, done = std::move(done)](absl::Status started) {
+        if (!started.ok()) guest->ClearOffload();
+        done(std::move(started));
+      });
+}
+
+void OffloadPath::Stop(std::function<void(absl::Status)> done) {
+  worker_.Run<absl::Status>([run = run_] { return run->End(); },
+                            [guest = guest_, run = run_, done = std::move(done)](absl::Status stopped) {
+                              guest->ClearOffload();
+                              // If the hook was first, the rings are empty and their device has gone.
+                              guest->SetPositions(run->TakeRings());
+                              guest->CallAll();
+                              done(std::move(stopped));
+                            });
+}
+
+bool OffloadPath::TakeChanges() {
+  const std::unique_lock lock(run_->mutex, std::try_to_lock);
+  if (!lock || !run_->serving || run_->ended) return true;  // under way: looked at again when that has ended
+  absl::StatusOr<GuestRings> now = guest_->Rings();
+  if (!now.ok() || now->features != run_->rings.features || now->rings.size() != run_->rings.rings.size()) return false;
+  const auto same = [](const GuestRings::Ring& a, const GuestRings::Ring& b) {
+    return a.enabled == b.enabled && a.size == b.size && a.desc == b.desc && a.avail == b.avail && a.used == b.used;
+  };
+  if (!std::equal(now->rings.begin(), now->rings.end(), run_->rings.rings.begin(), same)) return false;
+  for (size_t i = 0; i < now->rings.size(); ++i) {
+    run_->rings.rings[i].kick = std::move(now->rings[i].kick);
+    run_->rings.rings[i].call = std::move(now->rings[i].call);
+  }
+  return run_->device->SetNotifiers(run_->rings).ok();
+}
+
+void OffloadPath::Suspect() {
+  run_->device->Suspect();
+}
+
+uint64_t OffloadPath::StalledMs(absl::Time now) {
+  const std::unique_lock lock(run_->mutex, std::try_to_lock);
+  if (!lock || !run_->serving || run_->ended) return 0;
+  absl::Duration longest = absl::ZeroDuration();
+  for (size_t vring = 1; vring < run_->rings.rings.size(); vring += 2) {  // from the guest
+    const GuestRings::Ring& ring = run_->rings.rings[vring];
+    Run::Progress& progress = run_->progress[vring];
+    if (!ring.enabled || !ring.used_idx) continue;
+    const uint16_t used = *ring.used_idx;
+    if (used != progress.used || used == *ring.avail_idx) {
+      progress.used = used;
+      progress.since = absl::InfiniteFuture();
+    } else if (progress.since == absl::InfiniteFuture()) {
+      progress.since = now;
+    } else {
+      longest = std::max(longest, now - progress.since);
+    }
+  }
+  return static_cast<uint64_t>(absl::ToInt64Milliseconds(longest));
+}
+
+}  // namespace everport

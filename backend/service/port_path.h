@@ -1,0 +1,103 @@
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "backend/datapath/lane.h"
+#include "backend/datapath/mempools.h"
+#include "backend/datapath/poller_group.h"
+#include "backend/service/offload_path.h"
+#include "backend/service/uplink_set.h"
+#include "failover/path_switch.h"
+#include "numa/placement.h"
+
+namespace everport {
+
+// The path that serves a port's guest: a lane on a poller, or an offload device, and the moving from one to another
+// (failover/path_switch.h decides, this acts). Control thread.
+class PortPath {
+ public:
+  struct Environment {
+    boost::asio::io_context& io;
+    PollerGroup& pollers;
+    Mempools& mempools;
+  };
+  struct Hooks {
+    // A switch has ended; the report is good for the time of the call.
+    std::function<void(const PathSwitch::Report&)> switched;
+    // A path did not start: it is to be counted against its uplink.
+    std::function<void(int index, const std::string& why)> failed;
+    // What was awaited has come: reconcile.
+    std::function<void()> changed;
+  };
+  PortPath(std::string port, Environment environment, UplinkSet& uplinks, std::shared_ptr<LaneCounters> counters,
+           Hooks hooks);
+  ~PortPath();
+
+  // The guest's rings; nullptr: it has gone.
+  void SetGuest(std::shared_ptr<GuestEndpoint> guest);
+  void SetMac(const uint8_t mac[6]);
+
+  // Makes `wanted` (-1: none) the path, and lets the lane follow what else has changed: the guest's queues and
+  // features, standbys. orderly: the present path works. While a switch is under way nothing is done; Hooks::changed
+  // tells its end.
+  void Reconcile(int wanted, const std::string& cause, bool orderly);
+  // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more.
+  void Renumber(const std::vector<int>& moved);
+  // Nobody uses the guest's rings when it returns.
+  void Stop();
+
+  bool switching() const { return machine_.state() != PathSwitch::State::kSteady; }
+  int active() const { return machine_.active(); }
+  bool offloaded() const { return offload_ != nullptr; }
+  bool serving() const { return lane_ != nullptr || offload_ != nullptr; }
+  const Poller* poller() const { return poller_; }
+  const PollerChoice& placement() const { return placement_; }
+  int guest_node() const { return guest_node_; }
+  uint64_t StalledMs(absl::Time now);
+  // Whether there is a way to send the announcement now.
+  bool Announce(const uint8_t mac[6]);
+
+ private:
+  void Apply(PathSwitch::Action action);
+  void Quiesce(bool orderly);
+  void Start(int path);
+  void StartRelay(int path);
+  void StartOffload(int path);
+  void OnOffloadStarted(uint64_t run, const absl::Status& status);
+  void FollowRelay();
+  void FollowOffload();
+  absl::Status MakeLane(int path);
+  void StopLane(bool orderly);
+  absl::StatusOr<Lane::Path> LanePath(int path);
+  static bool SamePath(const Lane::Path& a, const Lane::Path& b);
+  void PlaceLane();
+  bool IsOffload(int path) const;
+
+  const std::string port_;
+  Environment env_;
+  UplinkSet& uplinks_;
+  const std::shared_ptr<LaneCounters> counters_;
+  const Hooks hooks_;
+  std::shared_ptr<PortPath*> alive_ = std::make_shared<PortPath*>(this);
+  PathSwitch machine_;
+  bool begun_ = false;  // the guest has been served since it started
+
+  std::shared_ptr<GuestEndpoint> guest_;
+  std::array<uint8_t, 6> mac_{};
+  std::unique_ptr<Mempools::Lease> no_path_lease_;  // for what is received only to be dropped
+  std::unique_ptr<Lane> lane_;
+  Lane::Path lane_path_;
+  uint64_t lane_features_ = 0;
+  Poller* poller_ = nullptr;
+  PollerChoice placement_;
+  int guest_node_ = -1;
+
+  std::unique_ptr<DeviceWorker> worker_;  // of offload devices; made when first needed
+  std::unique_ptr<OffloadPath> offload_;
+  uint64_t runs_ = 0;
+};
+
+}  // namespace everport

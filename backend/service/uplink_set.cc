@@ -1,0 +1,291 @@
+#include "backend/service/uplink_set.h"
+
+#include <net/if.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace everport {
+namespace {
+
+uint64_t NextSerial() {
+  static uint64_t serial = 0;  // control thread
+  return ++serial;
+}
+
+// The kernel's number of the network device that an uplink stands on; another when it is made anew.
+unsigned DeviceIndex(const UplinkConfig& uplink) {
+  switch (uplink.kind) {
+    case UplinkKind::kTap:
+    case UplinkKind::kAfPacket:
+    case UplinkKind::kAfXdp:
+    case UplinkKind::kVirtioUser:
+      return if_nametoindex(uplink.device.c_str());
+    default:
+      return 0;
+  }
+}
+
+constexpr uint64_t kStallMs = 50;
+
+}  // namespace
+
+UplinkSet::UplinkSet(UplinkEnvironment& environment, std::function<void()> changed)
+    : env_(environment), changed_(std::move(changed)) {}
+
+UplinkSet::~UplinkSet() {
+  alive_.reset();
+  for (auto* items : {&items_, &dropped_}) {
+    for (Item& item : *items) Close(std::move(item.open), item.config.kind);
+  }
+}
+
+std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
+  port_ = port;
+  std::vector<Item> before = std::exchange(items_, {});
+  std::vector<int> moved(before.size(), -1);
+  for (const UplinkConfig& uplink : port.uplinks) {
+    size_t same = 0;
+    while (same < before.size() && (moved[same] >= 0 || !(before[same].config == uplink))) ++same;
+    if (same < before.size()) {
+      moved[same] = static_cast<int>(items_.size());
+      items_.push_back(std::move(before[same]));
+    } else {
+      items_.push_back({uplink,
+                        HealthMonitor(absl::Milliseconds(port.failback_delay_ms)),
+                        {},
+                        false,
+                        nullptr,
+                        false,
+                        0,
+                        NextSerial()});
+    }
+  }
+  for (size_t i = 0; i < before.size(); ++i) {
+    if (moved[i] < 0) dropped_.push_back(std::move(before[i]));
+  }
+  return moved;
+}
+
+void UplinkSet::Forget(Item& item) {
+  Close(std::move(item.open), item.config.kind);
+  if (absl::Status status = ForgetUplink(port_, item.config); !status.ok())
+    env_.events.Add(port_.name, "config", std::string(status.message()), true);
+}
+
+void UplinkSet::ForgetDropped() {
+  for (Item& item : std::exchange(dropped_, {})) Forget(item);
+}
+
+void UplinkSet::ForgetAll() {
+  for (Item& item : std::exchange(items_, {})) Forget(item);
+}
+
+std::vector<HealthMonitor::State> UplinkSet::states() const {
+  std::vector<HealthMonitor::State> states;
+  for (const Item& item : items_)
+    states.push_back(item.unfit && item.health.usable() ? HealthMonitor::State::kTroubled : item.health.state());
+  return states;
+}
+
+bool UplinkSet::settled() const {
+  return std::all_of(items_.begin(), items_.end(), [](const Item& item) { return item.tried; });
+}
+
+void UplinkSet::OpenDue(absl::Time now, int node) {
+  for (Item& item : items_) {
+    if (!item.open && item.health.OpeningDue(now)) Open(item, node);
+  }
+}
+
+void UplinkSet::Open(Item& item, int node) {
+  item.health.OnOpening();
+  const auto asked = [&io = env_.io, weak = std::weak_ptr<UplinkSet*>(alive_)] {  // a driver's thread has news
+    boost::asio::post(io, [weak] {
+      auto alive = weak.lock();
+      if (alive && (*alive)->Poll(absl::Now(), -1, 0)) (*alive)->changed_();
+    });
+  };
+  const auto open = [port = port_, config = item.config, node, &mempools = env_.mempools, &peers = env_.find_guest,
+                     asked] { return OpenUplink(port, config, node, mempools, peers, asked); };
+  if (OpensQuickly(item.config.kind)) return OnOpened(item.serial, open());
+  env_.devices.Run<absl::StatusOr<std::unique_ptr<Uplink>>>(
+      open, [weak = std::weak_ptr<UplinkSet*>(alive_), serial = item.serial, kind = item.config.kind,
+             &devices = env_.devices](absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
+        if (auto alive = weak.lock()) {
+          (*alive)->OnOpened(serial, std::move(uplink));
+          (*alive)->changed_();
+        } else if (uplink.ok()) {  // the port has gone meanwhile
+          devices.Run([late = std::shared_ptr<Uplink>(std::move(*uplink))]() mutable { late.reset(); });
+        }
+      });
+}
+
+void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
+  const auto item = std::find_if(items_.begin(), items_.end(), [&](const Item& i) { return i.serial == serial; });
+  if (item == items_.end()) {  // not wanted any more
+    if (uplink.ok()) Close(std::move(*uplink), UplinkKind::kVdev);
+    return;
+  }
+  item->tried = true;
+  const absl::Time now = absl::Now();
+  if (uplink.ok()) {
+    opening_ms_ += (*uplink)->opening_ms;
+    item->open = std::move(*uplink);
+    item->ifindex = DeviceIndex(item->config);
+    item->health.OnOpened(now);
+    item->error.clear();
+    LookAtLink(static_cast<int>(item - items_.begin()));
+    return;
+  }
+  item->health.OnOpenFailed(now);
+  std::string error(uplink.status().message());
+  if (error == item->error) return;
+  env_.events.Add(port_.name, "path", absl::StrCat("uplink ", item - items_.begin(), " failed: ", error), true);
+  item->error = std::move(error);
+}
+
+// A kernel device may be down when it is opened.
+void UplinkSet::LookAtLink(int index) {
+  const UplinkKind kind = at(index).config.kind;
+  if (kind != UplinkKind::kAfPacket && kind != UplinkKind::kAfXdp) return;
+  if (const auto link = DeviceWatch::Get(at(index).config.device); link.ok())
+    OnNetdev(link->name, link->index, link->running);
+}
+
+bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std::string& what) {
+  Item& item = items_[static_cast<size_t>(index)];
+  const HealthMonitor::State before = item.health.state();
+  const Trouble trouble_before = item.health.trouble();
+  item.health.OnCondition(trouble, now);
+  item.health.Tick(now);
+  if (item.health.state() == before && item.health.trouble() == trouble_before) return false;
+  if (trouble == Trouble::kNone) {
+    item.error.clear();
+    if (before == HealthMonitor::State::kTroubled)
+      env_.events.Add(port_.name, "path",
+                      absl::StrCat("uplink ", index, " (", DescribeUplink(item.config), ") is well again; trusted in ",
+                                   absl::FormatDuration(item.health.hold())));
+  } else {
+    item.error = absl::StrCat(DescribeUplink(item.config), ": ", what);
+    env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", item.error), true);
+  }
+  return true;
+}
+
+bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
+  bool changed = false;
+  for (int i = 0; i < size(); ++i) {
+    const Item& item = at(i);
+    if (!item.open || !item.health.open()) continue;
+    Trouble trouble = item.open->trouble();
+    const bool by_kernel = item.ifindex != 0 && item.health.trouble() == Trouble::kLinkDown;
+    if (trouble == Trouble::kNone && by_kernel) trouble = Trouble::kLinkDown;  // OnNetdev tells of its end
+    const bool can_stall = item.open->offload || item.open->endpoint->backpressure();
+    if (trouble == Trouble::kNone && i == active && can_stall && stalled_ms >= kStallMs) trouble = Trouble::kStalled;
+    changed |= Condition(i, trouble, now, std::string(TroubleText(trouble)));
+  }
+  return changed;
+}
+
+bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
+  bool changed = false;
+  for (int i = 0; i < size(); ++i) {
+    Item& item = items_[static_cast<size_t>(i)];
+    if (!item.health.open() && index != 0 && (item.config.device == name || item.config.bridge == name)) {
+      item.health.OnDeviceEvent(absl::Now());
+      changed = true;
+    }
+    if (item.ifindex == 0 || item.config.device != name || !item.health.open()) continue;
+    if (index != item.ifindex) {
+      changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+    } else {
+      changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(),
+                           "the device is down or has no carrier");
+    }
+  }
+  return changed;
+}
+
+bool UplinkSet::CheckNetdevs() {
+  bool changed = false;
+  for (int i = 0; i < size(); ++i) {
+    const Item& item = at(i);
+    if (item.ifindex == 0 || !item.health.open() || DeviceIndex(item.config) == item.ifindex) continue;
+    changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+  }
+  return changed;
+}
+
+bool UplinkSet::OnDeviceEvent() {
+  const absl::Time now = absl::Now();
+  bool due = false;
+  for (Item& item : items_) {
+    item.health.OnDeviceEvent(now);
+    due |= item.health.state() == HealthMonitor::State::kClosed;
+  }
+  return due;
+}
+
+void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs) {
+  guest_features_ = features;
+  for (int i = 0; i < size(); ++i) {
+    Item& item = items_[static_cast<size_t>(i)];
+    if (!item.open || !item.open->offload) {
+      item.unfit = false;
+      continue;
+    }
+    const absl::Status covers = features ? item.open->offload->Covers(features, queue_pairs, 0) : absl::OkStatus();
+    if (covers.ok() != item.unfit) continue;
+    item.unfit = !covers.ok();
+    item.error = std::string(covers.message());
+    if (item.unfit) env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error), true);
+  }
+}
+
+void UplinkSet::Tick(absl::Time now) {
+  for (Item& item : items_) item.health.Tick(now);
+}
+
+bool UplinkSet::Usable(int index) const {
+  return at(index).open && at(index).health.usable() && !at(index).unfit;
+}
+
+void UplinkSet::Report(int index, Trouble trouble, const std::string& what) {
+  Condition(index, trouble, absl::Now(), what);
+}
+
+void UplinkSet::Reopen(int index, int node) {
+  Item& item = items_[static_cast<size_t>(index)];
+  if (item.health.state() == HealthMonitor::State::kOpening) return;
+  Close(std::move(item.open), item.config.kind);
+  item.health.OnClosed(absl::Now());
+  Open(item, node);
+}
+
+void UplinkSet::CloseFailed(int active) {
+  for (int i = 0; i < size(); ++i) {
+    Item& item = items_[static_cast<size_t>(i)];
+    if (item.open && i != active && !item.health.open()) Close(std::move(item.open), item.config.kind);
+  }
+}
+
+void UplinkSet::Close(std::unique_ptr<Uplink> uplink, UplinkKind kind) {
+  if (!uplink || OpensQuickly(kind)) return;
+  env_.devices.Run([gone = std::shared_ptr<Uplink>(std::move(uplink))]() mutable { gone.reset(); });
+}
+
+absl::Time UplinkSet::next() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const Item& item : items_) next = std::min(next, item.health.next());
+  return next;
+}
+
+bool UplinkSet::needs_polling() const {
+  return std::any_of(items_.begin(), items_.end(), [](const Item& item) { return NeedsPolling(item.config.kind); });
+}
+
+}  // namespace everport

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "backend/config/config.h"
+#include "backend/datapath/uplink.h"
+#include "backend/service/device_watch.h"
+#include "backend/service/device_worker.h"
+#include "backend/service/event_log.h"
+#include "failover/health_monitor.h"
+
+namespace everport {
+
+// What uplinks need of the daemon; outlives them.
+struct UplinkEnvironment {
+  boost::asio::io_context& io;
+  Mempools& mempools;
+  EventLog& events;
+  DeviceWorker& devices;  // opens and closes what does not open quickly
+  FindGuest find_guest;
+};
+
+// A port's uplinks and their health. All are kept open as far as they work, so that a switch finds its target ready.
+// Which one is used is not decided here. Control thread.
+class UplinkSet {
+ public:
+  struct Item {
+    UplinkConfig config;
+    HealthMonitor health;
+    std::string error;             // why it does not work; empty if it does, or nothing is known yet
+    bool unfit = false;            // an offload device that lacks what the guest has negotiated
+    std::unique_ptr<Uplink> open;  // may still be there when health says closed: until CloseFailed
+    bool tried = false;            // its first opening has ended
+    unsigned ifindex = 0;          // of the kernel's device when it was opened; 0: it stands on none
+    uint64_t serial = 0;           // of this item, whatever its index
+  };
+
+  // changed: an opening by the device thread has ended.
+  UplinkSet(UplinkEnvironment& environment, std::function<void()> changed);
+  ~UplinkSet();
+
+  // Another configuration: uplinks that are in it as they were stay as they are. Returns where each of the former ones
+  // is now, -1: it is not. Those are still in being, so that the caller may stop using them, until ForgetDropped.
+  std::vector<int> SetConfig(const PortConfig& port);
+  // Closes what the last SetConfig left out, and removes what such uplinks keep across restarts.
+  void ForgetDropped();
+  // The same with all of them: the port is removed for good.
+  void ForgetAll();
+
+  int size() const { return static_cast<int>(items_.size()); }
+  const Item& at(int index) const { return items_[static_cast<size_t>(index)]; }
+  std::vector<HealthMonitor::State> states() const;
+  bool settled() const;  // every uplink has been tried once
+  double opening_ms() const { return opening_ms_; }
+
+  // Opens those that are due. node: where the guest's memory lies, -1: unknown.
+  void OpenDue(absl::Time now, int node);
+  // These return whether an uplink's state is another than before.
+  // Asks the devices how they are. stalled_ms: of the path on `active`.
+  bool Poll(absl::Time now, int active, uint64_t stalled_ms);
+  // The kernel's network device of that name has changed. index: 0 if it has gone.
+  bool OnNetdev(const std::string& name, unsigned index, bool running);
+  // Asks the kernel whether those devices are still there.
+  bool CheckNetdevs();
+  // A device has appeared or changed: those that do not work are tried again.
+  bool OnDeviceEvent();
+  // What the guest has negotiated, 0 while it does not run: an offload device that cannot serve that is not used.
+  void SetGuest(uint64_t features, uint16_t queue_pairs);
+  // Those that have proved themselves are trusted.
+  void Tick(absl::Time now);
+  // Open, well, and fit for the guest.
+  bool Usable(int index) const;
+  // Something is wrong with it that its device does not tell.
+  void Report(int index, Trouble trouble, const std::string& what);
+  // It is at fault itself no more (its peer has come or gone): opened anew.
+  void Reopen(int index, int node);
+  // Closes what has failed. Nobody may use such uplinks any more.
+  void CloseFailed(int active);
+  // When Poll or OpenDue has something new to say without an event; infinite future if never.
+  absl::Time next() const;
+  bool needs_polling() const;
+
+ private:
+  void Open(Item& item, int node);
+  void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
+  bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
+  void LookAtLink(int index);
+  void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
+  void Forget(Item& item);
+
+  UplinkEnvironment& env_;
+  const std::function<void()> changed_;
+  std::shared_ptr<UplinkSet*> alive_ = std::make_shared<UplinkSet*>(this);
+  PortConfig port_;
+  uint64_t guest_features_ = 0;
+  std::vector<Item> items_;
+  std::vector<Item> dropped_;
+  double opening_ms_ = 0;
+};
+
+}  // namespace everport

@@ -1,0 +1,313 @@
+// Planned switches of a port's path under full load, between uplinks of every relay kind: a tap, an af_packet, a memif
+// (whose other end is a second daemon's) and a wire to another guest. Nothing that the guest has sent may be lost,
+// doubled or overtaken. On real kernel devices in a network namespace of this process's own; needs root.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/json/parse.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/component/stack.h"
+#include "tests/fakes/front_end.h"
+#include "tests/fakes/test_frame.h"
+
+namespace everport::component {
+namespace {
+
+using fakes::FrontEnd;
+
+constexpr uint16_t kTestType = 0x88b5;             // of test frames
+constexpr char kGuestMac[] = "52:54:00:00:ee:02";  // where test frames go
+constexpr size_t kFrame = 600;
+constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
+constexpr unsigned kPaths = 4;
+
+// The network's side of an uplink.
+class FarEnd {
+ public:
+  using OnFrame = std::function<void(std::span<const uint8_t>)>;
+  virtual ~FarEnd() = default;
+  virtual void Poll(const OnFrame& on_frame) = 0;
+  virtual bool Send(std::span<const uint8_t> frame) = 0;
+};
+
+class PacketFarEnd : public FarEnd {
+ public:
+  explicit PacketFarEnd(const std::string& device)
+      : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
+    const int size = 16 << 20, on = 1;
+    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+    setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
+    sockaddr_ll address{};
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = htons(kTestType);
+    address.sll_ifindex = static_cast<int>(if_nametoindex(device.c_str()));
+    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << device;
+    packet_mreq all{};
+    all.mr_ifindex = address.sll_ifindex;
+    all.mr_type = PACKET_MR_PROMISC;
+    setsockopt(fd_.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all);
+  }
+  void Poll(const OnFrame& on_frame) override {
+    uint8_t frame[2048];
+    for (;;) {
+      const ssize_t n = recv(fd_.get(), frame, sizeof frame, 0);
+      if (n <= 0) return;
+      on_frame({frame, static_cast<size_t>(n)});
+    }
+  }
+  bool Send(std::span<const uint8_t> frame) override { return send(fd_.get(), frame.data(), frame.size(), 0) > 0; }
+
+ private:
+  UniqueFd fd_;
+};
+
+class GuestFarEnd : public FarEnd {
+ public:
+  explicit GuestFarEnd(FrontEnd& guest) : guest_(guest) {}
+  void Poll(const OnFrame& on_frame) override {
+    guest_.rx(0).Poll([&](std::span<const uint8_t> frame, const fakes::NetHeader&) { on_frame(frame); });
+    guest_.rx(0).AddBuffers();
+    guest_.FlushRx(0);
+    guest_.tx(0).PollUsed();
+  }
+  bool Send(std::span<const uint8_t> frame) override {
+    const bool sent = guest_.tx(0).Send(frame);
+    guest_.FlushTx(0);
+    return sent;
+  }
+
+ private:
+  FrontEnd& guest_;
+};
+
+// Which frames of one direction have arrived, where and when.
+class Book {
+ public:
+  void Saw(std::span<const uint8_t> frame, unsigned path) {
+    const auto id = fakes::CheckTestFrame(frame);
+    if (!id) {
+      corrupted += frame.size() > 13 && frame[12] == 0x88 && frame[13] == 0xb5;  // announcements are of another type
+      return;
+    }
+    if (seen_.size() <= id->sequence) {
+      seen_.resize(id->sequence + 1, kNowhere);
+      times_.resize(id->sequence + 1);
+    }
+    if (seen_[id->sequence] != kNowhere) ++doubled;
+    if (id->sequence < next_[path]) ++overtaken;
+    next_[path] = id->sequence + 1;
+    seen_[id->sequence] = static_cast<uint8_t>(path);
+    times_[id->sequence] = absl::Now();
+    ++received;
+    last_path = path;
+  }
+  uint64_t Missing(uint64_t sent) const {
+    uint64_t missing = sent - std::min<uint64_t>(sent, seen_.size());
+    for (uint64_t i = 0; i < std::min<uint64_t>(sent, seen_.size()); ++i) missing += seen_[i] == kNowhere;
+    return missing;
+  }
+  // How long nothing came where a frame came by another path than the one before it, milliseconds, sorted. There are
+  // no more such places than switches if no frame of the old path came behind one of the new.
+  std::vector<double> Gaps() const {
+    std::vector<double> gaps;
+    for (size_t i = 1; i < seen_.size(); ++i) {
+      if (seen_[i] != seen_[i - 1] && seen_[i] != kNowhere && seen_[i - 1] != kNowhere)
+        gaps.push_back(std::max(0.0, absl::ToDoubleMilliseconds(times_[i] - times_[i - 1])));
+    }
+    std::sort(gaps.begin(), gaps.end());
+    return gaps;
+  }
+
+  uint64_t received = 0, doubled = 0, overtaken = 0, corrupted = 0;
+  unsigned last_path = 0;
+
+ private:
+  static constexpr uint8_t kNowhere = 255;
+  std::vector<uint8_t> seen_;  // by sequence: path
+  std::vector<absl::Time> times_;
+  uint64_t next_[kPaths] = {};
+};
+
+double At(const std::vector<double>& sorted, double quantile) {
+  if (sorted.empty()) return 0;
+  return sorted[std::min(sorted.size() - 1, static_cast<size_t>(quantile * static_cast<double>(sorted.size())))];
+}
+
+void Shell(const std::string& command) {
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+class SwitchingTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(unshare(CLONE_NEWNET | CLONE_NEWNS), 0) << "needs root";
+    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    ASSERT_EQ(mount("sysfs", "/sys", "sysfs", 0, nullptr), 0);  // of this network namespace
+    Shell(
+        "ip link set lo up && ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
+    const std::string memif = "net_memif0,role=%s,socket=" + (other_.dir() / "memif.sock") + ",socket-abstract=no";
+    const auto role = [&](const char* name) { return std::string(memif).replace(memif.find("%s"), 2, name); };
+    stack_.AddPort({.name = "vm",
+                    .uplink_kind = "tap",
+                    .uplink_device = "swtap",
+                    .mac = kGuestMac,
+                    .more_uplinks = {{"af_packet", "swv0"}, {"vdev", role("server")}, {"port", "peer"}}});
+    stack_.AddPort({.name = "peer", .uplink_kind = "port", .uplink_device = "vm", .mac = "52:54:00:00:ee:03"});
+    other_.AddPort({.name = "far", .uplink_kind = "vdev", .uplink_device = role("client"), .mac = "52:54:00:00:ee:04"});
+    for (Stack* stack : {&stack_, &other_}) {
+      const absl::Status started = stack->Start();
+      ASSERT_TRUE(started.ok()) << started;
+    }
+    const auto connect = [&](std::unique_ptr<FrontEnd>& end, const Stack& stack, const char* port) {
+      end = std::make_unique<FrontEnd>(fakes::FrontEndOptions{.socket = stack.Socket(port), .packed = GetParam()});
+      const absl::Status connected = end->Connect(absl::Seconds(10));
+      ASSERT_TRUE(connected.ok()) << connected << stack.Logs();
+    };
+    connect(vm_, stack_, "vm");
+    connect(peer_, stack_, "peer");
+    connect(far_, other_, "far");
+    ends_.push_back(std::make_unique<PacketFarEnd>("swtap"));
+    ends_.push_back(std::make_unique<PacketFarEnd>("swv1"));
+    ends_.push_back(std::make_unique<GuestFarEnd>(*far_));
+    ends_.push_back(std::make_unique<GuestFarEnd>(*peer_));
+  }
+
+  absl::Status Switch(unsigned path) const {
+    return stack_.Post("/v1/ports/vm/path", absl::StrCat("{\"index\": ", path, "}"));
+  }
+  bool WaitUsable() const {  // memif connects by itself
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    for (unsigned path = 0; absl::Now() < deadline; std::this_thread::yield()) {
+      if (Switch(path).ok() && ++path == kPaths) return true;
+    }
+    return false;
+  }
+  // One round of everybody's business.
+  void Round(bool sending) {
+    for (unsigned path = 0; path < kPaths; ++path)
+      ends_[path]->Poll([&](std::span<const uint8_t> frame) { out_.Saw(frame, path); });
+    vm_->tx(0).PollUsed();
+    std::vector<uint8_t> frame(kFrame);
+    for (int i = 0; i < 32 && sending && sent_ - out_.received < kWindow; ++i) {
+      fakes::FillTestFrame(frame, 1, sent_);
+      if (!vm_->tx(0).Send(frame)) break;
+      ++sent_;
+    }
+    vm_->FlushTx(0);
+    vm_->rx(0).Poll([&](std::span<const uint8_t> got, const fakes::NetHeader&) { in_.Saw(got, 0); });
+    vm_->rx(0).AddBuffers();
+    vm_->FlushRx(0);
+    for (int i = 0; i < 8 && sending && in_sent_ < in_.received + in_lost_ + kWindow; ++i) {
+      fakes::FillTestFrame(frame, 2, in_sent_);
+      if (!ends_[out_.last_path]->Send(frame)) break;
+      ++in_sent_;
+    }
+    arrived_.store(out_.received, std::memory_order_relaxed);
+  }
+  // Switches at random, each time after some frames have come.
+  void SwitchAround(unsigned switches) {
+    std::minstd_rand random(1);
+    for (unsigned path = 0; done_ < switches && !failed_; ++done_) {
+      const uint64_t before = arrived_.load();
+      while (arrived_.load() < before + 40 && !failed_) std::this_thread::yield();
+      path = (path + 1 + random() % (kPaths - 1)) % kPaths;
+      if (absl::Status status = Switch(path); !status.ok()) {
+        failure_ = status;
+        failed_ = true;
+      }
+    }
+    finished_ = true;
+  }
+  std::vector<double> ReportedGaps() const {
+    std::vector<double> gaps;
+    std::istringstream lines(stack_.GetText("/v1/events?follow=no").value_or(""));
+    for (std::string line; std::getline(lines, line);) {
+      const boost::json::object event = boost::json::parse(line).as_object();
+      if (event.contains("path") && event.at("port") == "vm")
+        gaps.push_back(event.at("path").at("ms").to_number<double>());
+    }
+    std::sort(gaps.begin(), gaps.end());
+    return gaps;
+  }
+
+  Stack stack_, other_;
+  std::unique_ptr<FrontEnd> vm_, peer_, far_;
+  std::vector<std::unique_ptr<FarEnd>> ends_;  // by uplink
+  Book out_, in_;
+  uint64_t sent_ = 0, in_sent_ = 0, in_lost_ = 0;
+  std::atomic<uint64_t> arrived_{0};
+  std::atomic<unsigned> done_{0};
+  std::atomic<bool> finished_{false}, failed_{false};
+  absl::Status failure_;
+};
+
+TEST_P(SwitchingTest, NothingIsLostDoubledOrOvertaken) {
+  constexpr unsigned kSwitches = 1000;
+  ASSERT_TRUE(WaitUsable()) << stack_.Logs();
+  ASSERT_TRUE(Switch(0).ok());
+  std::thread switching([&] { SwitchAround(kSwitches); });
+  const absl::Time start = absl::Now();
+  absl::Time moved = start, in_moved = start;
+  uint64_t in_last = 0;
+  for (uint64_t last = 0; !finished_;) {
+    Round(true);
+    if (out_.received != last) {
+      last = out_.received;
+      moved = absl::Now();
+    } else if (absl::Now() - moved > absl::Seconds(5)) {
+      failed_ = true;  // it stands still
+    }
+    if (in_.received != in_last) {
+      in_last = in_.received;
+      in_moved = absl::Now();
+    } else if (absl::Now() - in_moved > absl::Milliseconds(20)) {
+      in_lost_ = in_sent_ - in_.received;  // what is under way is not coming any more
+    }
+  }
+  switching.join();
+  const absl::Time deadline = absl::Now() + absl::Seconds(5);
+  while (out_.received < sent_ && absl::Now() < deadline) Round(false);
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+
+  EXPECT_TRUE(failure_.ok()) << failure_;
+  EXPECT_EQ(done_.load(), kSwitches) << stack_.Logs();
+  EXPECT_EQ(out_.Missing(sent_), 0u) << "of " << sent_;
+  EXPECT_EQ(out_.doubled, 0u);
+  EXPECT_EQ(out_.overtaken, 0u);
+  EXPECT_EQ(out_.corrupted + in_.corrupted, 0u);
+  EXPECT_EQ(in_.doubled, 0u);
+  const std::vector<double> gaps = out_.Gaps(), reported = ReportedGaps();
+  EXPECT_LE(gaps.size(), kSwitches) << "a frame of the old path came behind one of the new";
+  EXPECT_GT(gaps.size(), kSwitches / 2);
+  std::printf(
+      "%u switches in %.1f s, %lu frames out (%lu lost), %lu in (%lu lost); gap in ms, median/p99/longest: by the "
+      "daemon's account %.3f/%.3f/%.3f, at the sink %.3f/%.3f/%.3f\n",
+      done_.load(), seconds, sent_, out_.Missing(sent_), in_sent_, in_.Missing(in_sent_), At(reported, 0.5),
+      At(reported, 0.99), At(reported, 1), At(gaps, 0.5), At(gaps, 0.99), At(gaps, 1));
+  if (std::getenv("EVERPORT_TIMED_TESTS")) {
+    EXPECT_LE(At(reported, 0.99), 1.0);
+  }
+  if (HasFailure()) std::printf("%s\n", stack_.Logs().c_str());
+}
+
+std::string RingsName(const testing::TestParamInfo<bool>& rings) {
+  return rings.param ? "packed" : "split";
+}
+INSTANTIATE_TEST_SUITE_P(Rings, SwitchingTest, testing::Bool(), RingsName);
+
+}  // namespace
+}  // namespace everport::component

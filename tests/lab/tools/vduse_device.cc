@@ -1,0 +1,203 @@
+// A VDUSE network device for lab tests, on librte_vhost: exact to the frame.
+// usage: vduse_device NAME PAIRS echo|stream
+//   echo: each frame goes back to the driver that sent it, on the same queue pair, as soon as there is a buffer for it.
+//   stream: frames are checked and counted; meanwhile numbered ones are sent, stream 100 + queue pair.
+// On stdin "stats" asks for a line of JSON, "quit" or the end of file ends it. Says "ready" once /dev/vduse/NAME is
+// there.
+
+#include <poll.h>
+#include <rte_eal.h>
+#include <rte_mbuf.h>
+#include <rte_vhost.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tests/fakes/test_frame.h"
+
+namespace everport {
+namespace {
+
+constexpr uint16_t kBurst = 32;
+constexpr unsigned kMq = 22, kCtrlVq = 17;
+
+struct Pair {
+  uint64_t received = 0, sent = 0, refused = 0;  // refused: librte_vhost took fewer than there were buffers for
+  fakes::FrameLedger ledger;                     // stream mode
+};
+
+class Device {
+ public:
+  Device(unsigned pairs, bool echo, rte_mempool* pool) : pairs_(pairs), echo_(echo), pool_(pool) {}
+
+  // librte_vhost's thread. A burst is never cut in two: see RunOnce.
+  void Start(int vid) {
+    const std::lock_guard lock(mutex_);
+    vid_ = vid;
+    ++starts_;
+  }
+  void Stop() {
+    const std::lock_guard lock(mutex_);
+    vid_ = -1;
+  }
+
+  bool RunOnce() {
+    const std::lock_guard lock(mutex_);
+    if (vid_ < 0) return false;
+    unsigned moved = 0;
+    for (uint16_t pair = 0; pair < pairs_.size(); ++pair) moved += echo_ ? Echo(pair) : Sink(pair) + Source(pair);
+    return moved > 0;
+  }
+
+  std::string Stats() {
+    const std::lock_guard lock(mutex_);
+    std::string text = "{\"starts\": " + std::to_string(starts_) + ", \"pairs\": [";
+    for (const Pair& pair : pairs_) {
+      if (&pair != &pairs_[0]) text += ", ";
+      text += "{\"received\": " + std::to_string(pair.received) + ", \"sent\": " + std::to_string(pair.sent) +
+              ", \"refused\": " + std::to_string(pair.refused) +
+              ", \"missing\": " + std::to_string(pair.ledger.missing) +
+              ", \"repeated\": " + std::to_string(pair.ledger.repeated) +
+              ", \"corrupted\": " + std::to_string(pair.ledger.corrupted) + "}";
+    }
+    return text + "]}";
+  }
+
+ private:
+  // Frames taken are given back in the same call: one that is stopped between two calls has none of the driver's.
+  unsigned Echo(uint16_t pair) {
+    Pair& p = pairs_[pair];
+    std::array<rte_mbuf*, kBurst> frames;
+    const auto room = static_cast<uint16_t>(std::min<unsigned>(kBurst, RoomFor(pair)));
+    const uint16_t n = rte_vhost_dequeue_burst(vid_, static_cast<uint16_t>(2 * pair + 1), pool_, frames.data(), room);
+    p.received += n;
+    Give(pair, frames.data(), n);
+    return n;
+  }
+
+  // Buffers that the driver has given for frames towards it, each for one frame.
+  unsigned RoomFor(uint16_t pair) { return rte_vhost_avail_entries(vid_, static_cast<uint16_t>(2 * pair)); }
+
+  unsigned Sink(uint16_t pair) {
+    std::array<rte_mbuf*, kBurst> frames;
+    const uint16_t n = rte_vhost_dequeue_burst(vid_, static_cast<uint16_t>(2 * pair + 1), pool_, frames.data(), kBurst);
+    for (uint16_t i = 0; i < n; ++i)
+      pairs_[pair].ledger.Saw({rte_pktmbuf_mtod(frames[i], const uint8_t*), rte_pktmbuf_data_len(frames[i])});
+    pairs_[pair].received += n;
+    rte_pktmbuf_free_bulk(frames.data(), n);
+    return n;
+  }
+
+  unsigned Source(uint16_t pair) {
+    const auto n = static_cast<uint16_t>(std::min<unsigned>(kBurst, RoomFor(pair)));
+    std::array<rte_mbuf*, kBurst> frames;
+    if (n == 0 || rte_pktmbuf_alloc_bulk(pool_, frames.data(), n) != 0) return 0;
+    for (uint16_t i = 0; i < n; ++i) {
+      auto* data = reinterpret_cast<uint8_t*>(rte_pktmbuf_append(frames[i], 64));
+      fakes::FillTestFrame({data, 64}, 100u + pair, pairs_[pair].sent + i);
+    }
+    Give(pair, frames.data(), n);
+    return n;
+  }
+
+  void Give(uint16_t pair, rte_mbuf** frames, uint16_t n) {
+    if (n == 0) return;
+    const uint16_t sent = rte_vhost_enqueue_burst(vid_, static_cast<uint16_t>(2 * pair), frames, n);
+    pairs_[pair].sent += sent;
+    pairs_[pair].refused += static_cast<uint64_t>(n - sent);
+    rte_pktmbuf_free_bulk(frames, n);
+  }
+
+  std::mutex mutex_;  // held for a burst; whoever stops the device waits for its end
+  int vid_ = -1;
+  uint64_t starts_ = 0;
+  std::vector<Pair> pairs_;
+  const bool echo_;
+  rte_mempool* const pool_;
+};
+
+Device* device = nullptr;
+
+int OnNewDevice(int vid) {
+  for (uint16_t vring = 0; vring < rte_vhost_get_vring_num(vid); ++vring)
+    rte_vhost_enable_guest_notification(vid, vring, 0);
+  device->Start(vid);
+  return 0;
+}
+void OnDestroyDevice(int) {
+  device->Stop();
+}
+const rte_vhost_device_ops kOps = {.new_device = OnNewDevice,
+                                   .destroy_device = OnDestroyDevice,
+                                   .vring_state_changed = nullptr,
+                                   .features_changed = nullptr,
+                                   .new_connection = nullptr,
+                                   .destroy_connection = nullptr,
+                                   .guest_notified = nullptr,
+                                   .guest_notify = nullptr};
+
+bool Register(const std::string& path, unsigned pairs) {
+  // The kernel makes no VDUSE device with a control queue (drivers/vdpa/vdpa_user/vduse_dev.c, features_is_valid).
+  return rte_vhost_driver_register(path.c_str(), 0) == 0 &&
+         rte_vhost_driver_set_max_queue_num(path.c_str(), pairs) == 0 &&
+         rte_vhost_driver_disable_features(path.c_str(), 1ull << kMq | 1ull << kCtrlVq) == 0 &&
+         rte_vhost_driver_callback_register(path.c_str(), &kOps) == 0 && rte_vhost_driver_start(path.c_str()) == 0;
+}
+
+// False: end.
+bool Answer() {
+  std::string line;
+  if (!std::getline(std::cin, line) || line == "quit") return false;
+  std::cout << device->Stats() << std::endl;
+  return true;
+}
+
+int Main(const std::string& name, unsigned pairs, bool echo) {
+  rte_mempool* pool = rte_pktmbuf_pool_create("frames", 4095, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, 0);
+  if (!pool) return std::perror("mbuf pool"), 1;
+  Device the_device(pairs, echo, pool);
+  device = &the_device;
+  const std::string path = "/dev/vduse/" + name;
+  if (!Register(path, pairs)) return std::fprintf(stderr, "%s could not be made\n", path.c_str()), 1;
+  std::cout << "ready" << std::endl;
+  pollfd in{0, POLLIN, 0};
+  for (unsigned turn = 0;; ++turn) {
+    const bool moved = the_device.RunOnce();
+    if (!moved) ::usleep(50);  // two host CPUs serve the whole VM
+    if ((!moved || turn % 256 == 0) && ::poll(&in, 1, 0) == 1 && !Answer()) break;
+  }
+  rte_vhost_driver_unregister(path.c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace everport
+
+int main(int argc, char** argv) {
+  const std::string mode = argc == 4 ? argv[3] : "";
+  if (mode != "echo" && mode != "stream")
+    return std::fprintf(stderr, "usage: vduse_device NAME PAIRS echo|stream\n"), 2;
+  const std::string prefix = std::string("--file-prefix=") + argv[1];
+  std::vector<std::string> args = {argv[0],
+                                   "--no-huge",
+                                   "-m",
+                                   "64",
+                                   "--no-shconf",
+                                   "--no-pci",
+                                   "--no-telemetry",
+                                   "--log-level=warning",
+                                   "--lcores=0@(0-3)",
+                                   prefix};
+  std::vector<char*> eal;
+  for (std::string& arg : args) eal.push_back(arg.data());
+  if (rte_eal_init(static_cast<int>(eal.size()), eal.data()) < 0) return 1;
+  return everport::Main(argv[1], static_cast<unsigned>(std::stoul(argv[2])), mode == "echo");
+}

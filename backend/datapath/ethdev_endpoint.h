@@ -54,9 +54,7 @@ class EthdevEndpoint : public Endpoint {
   // A removed device's registers are not read. Any thread.
   Trouble trouble() const override { return watch_->trouble(); }
   // nullopt for software devices: there it is our own count.
-  std::optional<uint64_t> transmitted() const override {
-    return bus_ == "pci" ? watch_->transmitted() : std::nullopt;
-  }
+  std::optional<uint64_t> transmitted() const override { return bus_ == "pci" ? watch_->transmitted() : std::nullopt; }
 
   uint16_t ethdev_id() const { return ethdev_id_; }
   int numa_node() const { return numa_node_; }

@@ -84,9 +84,9 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
     case UplinkKind::kVirtioUser:
       break;
   }
-  return absl::UnimplementedError(
-      absl::StrCat(DescribeUplink(config),
-                   ": not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"));
+  return absl::UnimplementedError(absl::StrCat(
+      DescribeUplink(config),
+      ": not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"));
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const UplinkConfig& config, int node,

@@ -193,6 +193,13 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
 
 bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
   bool changed = false;
+  // The announcement may be old: a device that was just made was down a moment ago.
+  const bool ours = std::any_of(items_.begin(), items_.end(), [&](const Item& i) { return i.config.device == name; });
+  if (ours && !running) {
+    const auto link = DeviceWatch::Get(name);
+    index = link.ok() ? link->index : 0;
+    running = link.ok() && link->running;
+  }
   for (int i = 0; i < size(); ++i) {
     Item& item = items_[static_cast<size_t>(i)];
     if (!item.health.open() && index != 0 && (item.config.device == name || item.config.bridge == name)) {

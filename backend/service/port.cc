@@ -123,8 +123,8 @@ void Port::SetConfig(const PortConfig& config) {
   const std::vector<int> moved = uplinks_.SetConfig(config_);
   path_.Renumber(moved);
   if (chosen_ >= 0) chosen_ = moved[static_cast<size_t>(chosen_)];
+  uplinks_.ForgetDropped();  // before others open: one may be on the same device
   Reconcile();
-  uplinks_.ForgetDropped();
 }
 
 void Port::OnPeerChanged(const std::string& peer) {
@@ -230,7 +230,8 @@ void Port::OnSwitched(const PathSwitch::Report& report) {
                               report.cause, change.ms);
   }
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
-  if (report.to >= 0 || report.from >= 0) env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
+  if (report.to >= 0 || report.from >= 0)
+    env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
   if (moved) AnnounceLater(0);
   if (Done done = std::exchange(choosing_, nullptr)) {
     done(report.to == chosen_ ? absl::OkStatus()

@@ -61,6 +61,13 @@ void PortPath::Renumber(const std::vector<int>& moved) {
     }
   }
   machine_.Reset(now);
+  // The lane lets go of standbys that are about to be closed.
+  if (!lane_) return;
+  if (guest_->running()) {
+    FollowRelay();
+  } else {
+    Stop();
+  }
 }
 
 bool PortPath::IsOffload(int path) const {

@@ -13,7 +13,7 @@ namespace everport {
 namespace {
 
 constexpr uint16_t kBurst = 32;
-constexpr size_t kGuestQueues = 16;
+constexpr uint16_t kGuestQueues = 16;
 // Standbys are polled when nothing else is to do, and else once in so many rounds: for some a look is a system call.
 constexpr unsigned kStandbyRounds = 64;
 // What an uplink's receive queue may hold when the path is switched away from it.
@@ -64,7 +64,7 @@ void Lane::DrainUplink() {
 void Lane::MoveHeldToNewPath() {
   stalled_since_.store(0, std::memory_order_relaxed);
   const uint16_t uplink_queues = path_.uplink ? path_.uplink->transmit_queues() : 0;
-  for (uint16_t q = 0; q < held_.size(); ++q) {
+  for (uint16_t q = 0; q < kGuestQueues; ++q) {
     Held before = std::exchange(held_[q], {});
     if (uplink_queues == 0) {
       DropHeld(before, counters_->drops_no_path);
@@ -81,7 +81,7 @@ void Lane::MoveHeldToNewPath() {
 
 bool Lane::Flush() {
   const uint16_t uplink_queues = path_.uplink ? path_.uplink->transmit_queues() : 0;
-  for (uint16_t q = 0; q < held_.size() && uplink_queues > 0; ++q) SendHeld(q, q % uplink_queues);
+  for (uint16_t q = 0; q < kGuestQueues && uplink_queues > 0; ++q) SendHeld(q, q % uplink_queues);
   return std::all_of(held_.begin(), held_.end(), [](const Held& held) { return held.frames.empty(); });
 }
 

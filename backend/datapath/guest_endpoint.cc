@@ -353,7 +353,8 @@ absl::StatusOr<GuestRings> GuestEndpoint::Rings() {
 }
 
 void GuestEndpoint::WritePositions(int vid, const GuestRings& rings) {
-  for (uint16_t vring = 0; vring < rings.rings.size(); ++vring) {
+  const auto vrings = static_cast<uint16_t>(std::min<size_t>(rings.rings.size(), max_vrings_));
+  for (uint16_t vring = 0; vring < vrings; ++vring) {
     const GuestRings::Ring& ring = rings.rings[vring];
     if (ring.size > 0) rte_vhost_set_vring_base(vid, vring, ring.avail_base, ring.used_base);
   }

@@ -133,7 +133,7 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
     device.iommu_group = -1;
     return device;
   }
-  for (const std::string& mate : List(root + "/sys/kernel/iommu_groups/" + group + "/devices")) {
+  for (const std::string& mate : List(absl::StrCat(root, "/sys/kernel/iommu_groups/", group, "/devices"))) {
     if (mate == address || IsBridge(devices / mate)) continue;
     const std::string driver = LinkName(devices / mate / "driver");
     device.group_mates.push_back(absl::StrCat(mate, " (", driver.empty() ? "no driver" : driver, ")"));

@@ -34,23 +34,26 @@ PathSwitch::Action PathSwitch::Quiesced(absl::Time) {
   return state_ == State::kQuiescing ? Next() : Action{};
 }
 
-PathSwitch::Action PathSwitch::Started(absl::Time now) {
-  return state_ == State::kStarting ? Finish(now) : Action{};
+PathSwitch::Action PathSwitch::Started(absl::Time now, const Outcome& outcome) {
+  if (state_ != State::kStarting) return {};
+  current_.lost = outcome.lost;
+  const bool source_served = current_.orderly && current_.from >= 0;
+  return Finish(source_served ? outcome.unserved.value_or(now - began_) : now - began_);
 }
 
 PathSwitch::Action PathSwitch::StartFailed(const std::string& why, absl::Time now) {
   if (state_ != State::kStarting) return {};
   if (!current_.refused.empty()) current_.refused += "; ";
   current_.refused += why;
-  if (target_ < 0) return Finish(now);  // even dropping did not start: there is nothing less
+  if (target_ < 0) return Finish(now - began_);  // even dropping did not start: there is nothing less
   return Next();
 }
 
-PathSwitch::Action PathSwitch::Finish(absl::Time now) {
+PathSwitch::Action PathSwitch::Finish(absl::Duration gap) {
   state_ = State::kSteady;
   active_ = target_;
   current_.to = active_;
-  current_.gap = now - began_;
+  current_.gap = gap;
   report_ = std::move(current_);
   current_ = {};
   candidates_.clear();

@@ -8,6 +8,8 @@
 // from them. A target that does not start is answered by the next candidate; the source comes back into use if no other
 // does. Only when nothing starts is the port left without a path.
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +42,8 @@ class PathSwitch {
     std::string cause;
     std::string refused;  // what did not start on the way, with its reasons; empty if the first target did
     bool orderly = true;
-    absl::Duration gap = absl::ZeroDuration();  // from Begin to the target's start
+    absl::Duration gap = absl::ZeroDuration();  // for how long nobody served the guest
+    uint64_t lost = 0;                          // frames that the source had taken and, as far as it tells, not sent
 
     bool operator==(const Report&) const = default;
   };
@@ -55,14 +58,21 @@ class PathSwitch {
   // that it can be drained, and is the last candidate of all. Only in kSteady; others must wait (kNone is returned).
   Action Begin(std::vector<int> candidates, std::string cause, bool orderly, absl::Time now);
   Action Quiesced(absl::Time now);
-  Action Started(absl::Time now);
+  struct Outcome {
+    // For how long nobody served the guest's rings, where that is known: a source that works may have served them until
+    // the target did. Else, and if the source does not work, it is the time since Begin.
+    std::optional<absl::Duration> unserved = std::nullopt;
+    uint64_t lost = 0;  // Report's
+  };
+  Action Started(absl::Time now, const Outcome& outcome);
+  Action Started(absl::Time now) { return Started(now, Outcome()); }
   Action StartFailed(const std::string& why, absl::Time now);
   // The guest has gone or was reset in the middle of it, or the paths were numbered anew: `active` is what is in use.
   void Reset(int active);
 
  private:
   Action Next();
-  Action Finish(absl::Time now);
+  Action Finish(absl::Duration gap);
 
   State state_ = State::kSteady;
   int active_ = -1;

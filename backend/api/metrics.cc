@@ -72,6 +72,7 @@ constexpr DropCause kDropCauses[] = {
     {"uplink_full", &PortView::drops_uplink_full},
     {"malformed", &PortView::drops_malformed},
     {"no_path", &PortView::drops_no_path},
+    {"uplink_refused", &PortView::drops_refused},
 };
 
 void CollectDaemon(const ServiceApi& service, std::vector<MetricFamily>& out) {

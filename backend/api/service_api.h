@@ -68,8 +68,9 @@ struct PortView {
   uint64_t drops_uplink_full = 0;      // the uplink took no more
   uint64_t drops_malformed = 0;        // frames from the guest that cannot be sent as it asked (offload lies, lengths)
   uint64_t drops_no_path = 0;          // no uplink was active
-  int numa_node = -1;                  // where the guest's rings lie; -1 unknown
-  int poller = -1;                     // poller index; -1: not polled now
+  uint64_t drops_refused = 0;  // the uplink's device can never send it (too long, or the kernel does not want it)
+  int numa_node = -1;          // where the guest's rings lie; -1 unknown
+  int poller = -1;             // poller index; -1: not polled now
   uint64_t negotiated_features = 0;
   bool packed = false;
   PathSwitchStats switches;

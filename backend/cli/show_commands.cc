@@ -62,6 +62,7 @@ absl::Status ShowPortStats(const Client& client, const std::string& name) {
   drops.Add({"uplink full", Text(*port, "/drops_by_cause/uplink_full")});
   drops.Add({"malformed", Text(*port, "/drops_by_cause/malformed")});
   drops.Add({"no path", Text(*port, "/drops_by_cause/no_path")});
+  drops.Add({"refused by the uplink", Text(*port, "/drops_by_cause/uplink_refused")});
   client.out() << totals.Text() << "\n" << queues.Text() << "\n" << drops.Text();
   return absl::OkStatus();
 }
@@ -144,7 +145,8 @@ absl::Status ShowStats(const Client& client, const std::string& port) {
                {"RING-FULL", true},
                {"UPLINK-FULL", true},
                {"MALFORMED", true},
-               {"NO-PATH", true}});
+               {"NO-PATH", true},
+               {"REFUSED", true}});
   return ShowList(client, "/v1/ports", std::move(table), [](const value& view) -> std::vector<std::string> {
     return {Text(view, "/name"),
             Text(view, "/rx_packets"),
@@ -155,7 +157,8 @@ absl::Status ShowStats(const Client& client, const std::string& port) {
             Text(view, "/drops_by_cause/guest_ring_full"),
             Text(view, "/drops_by_cause/uplink_full"),
             Text(view, "/drops_by_cause/malformed"),
-            Text(view, "/drops_by_cause/no_path")};
+            Text(view, "/drops_by_cause/no_path"),
+            Text(view, "/drops_by_cause/uplink_refused")};
   });
 }
 

@@ -35,8 +35,9 @@ class Endpoint {
 
   // What the device's driver tells of it now; at most a register read. Any thread.
   virtual Trouble trouble() const { return Trouble::kNone; }
-  // Frames that the device says have left it, where it is a device that tells. Any thread.
-  virtual std::optional<uint64_t> transmitted() const { return std::nullopt; }
+  // Of what Transmit took, how many descriptors the device has not finished yet, as far as its driver tells. On the
+  // thread that transmits.
+  virtual uint64_t in_flight() const { return 0; }
   // Frames that Transmit took but the device will never send: too long, or the kernel does not want them. Any thread.
   virtual uint64_t refused() const { return 0; }
   // Whether frames that it does not take now are kept for it, and a device that takes none for long counts as stalled.

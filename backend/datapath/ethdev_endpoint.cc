@@ -75,6 +75,7 @@ absl::Status EthdevEndpoint::Start(const Options& options) {
   uint16_t rx_descriptors = options.descriptors, tx_descriptors = options.descriptors;
   if (int error = rte_eth_dev_adjust_nb_rx_tx_desc(ethdev_id_, &rx_descriptors, &tx_descriptors))
     return Failed("descriptor counts", error);
+  tx_descriptors_ = tx_descriptors;
   const int socket = numa_node_ < 0 ? static_cast<int>(SOCKET_ID_ANY) : numa_node_;
   for (uint16_t q = 0; q < rx_queues_; ++q) {
     if (int error = rte_eth_rx_queue_setup(ethdev_id_, q, rx_descriptors, socket, nullptr, options.pool))
@@ -176,6 +177,18 @@ uint16_t EthdevEndpoint::Transmit(uint16_t queue, rte_mbuf** frames, uint16_t n)
   rte_pktmbuf_free(frames[sent]);
   refused_.fetch_add(1, std::memory_order_relaxed);
   return sent + 1;
+}
+
+uint64_t EthdevEndpoint::in_flight() const {
+  uint64_t unfinished = 0;
+  for (uint16_t q = 0; bus_ == "pci" && q < tx_queues_; ++q) {
+    // The last one that was queued is the farthest from the tail, as the ring goes round.
+    for (int at = tx_descriptors_ - 1;
+         at >= 0 && rte_eth_tx_descriptor_status(ethdev_id_, q, static_cast<uint16_t>(at)) == RTE_ETH_TX_DESC_FULL;
+         --at)
+      ++unfinished;
+  }
+  return unfinished;
 }
 
 void EthdevEndpoint::ArmWake() {

@@ -53,8 +53,9 @@ class EthdevEndpoint : public Endpoint {
   uint64_t refused() const override { return refused_.load(std::memory_order_relaxed); }
   // A removed device's registers are not read. Any thread.
   Trouble trouble() const override { return watch_->trouble(); }
-  // nullopt for software devices: there it is our own count.
-  std::optional<uint64_t> transmitted() const override { return bus_ == "pci" ? watch_->transmitted() : std::nullopt; }
+  // Software devices finish with a frame when they take it. Drivers that have the device report in groups may count up
+  // to a group too many.
+  uint64_t in_flight() const override;
 
   uint16_t ethdev_id() const { return ethdev_id_; }
   int numa_node() const { return numa_node_; }
@@ -75,6 +76,7 @@ class EthdevEndpoint : public Endpoint {
   const std::string eal_name_;
   const uint16_t ethdev_id_;
   uint16_t rx_queues_ = 0, tx_queues_ = 0;
+  uint16_t tx_descriptors_ = 0;
   bool multi_segment_ = true;
   bool prepare_ = false;  // the driver wants to see frames that ask for something before they are sent
   bool rx_interrupts_ = false;

@@ -77,12 +77,6 @@ Trouble EthdevWatch::trouble() const {
   return Trouble::kNeedsReset;
 }
 
-std::optional<uint64_t> EthdevWatch::transmitted() const {
-  rte_eth_stats stats{};
-  if (removed_.load(std::memory_order_acquire) || rte_eth_stats_get(ethdev_id_, &stats) != 0) return std::nullopt;
-  return stats.opackets;
-}
-
 void EthdevWatch::OnChanged() {
   if (changed_) changed_();
 }

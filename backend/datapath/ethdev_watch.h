@@ -29,8 +29,6 @@ class EthdevWatch {
 
   // The worst there is. Reads a register of the device if it has no link interrupt, but never once it has gone.
   Trouble trouble() const;
-  // Frames the device has sent, by its own account; nullopt once it has gone.
-  std::optional<uint64_t> transmitted() const;
 
   void OnRemoved();  // these from any thread
   void OnReset();

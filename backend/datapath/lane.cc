@@ -35,8 +35,10 @@ Lane::~Lane() {
   for (Held& held : held_) DropHeld(held, counters_->drops_no_path);
 }
 
-void Lane::SetPath(Path path, bool drain) {
-  if (drain && path_.uplink) DrainUplink();
+uint64_t Lane::SetPath(Path path, bool drain) {
+  uint64_t lost = 0;
+  if (path_.uplink && drain) DrainUplink();
+  if (path_.uplink && !drain && path.uplink != path_.uplink) lost = path_.uplink->in_flight();
   path_ = std::move(path);
   offload_.emplace(path_.pool, indirect_pool_);
   guest_->set_pool(path_.pool);
@@ -46,6 +48,7 @@ void Lane::SetPath(Path path, bool drain) {
   for (const auto& standby : path_.standby) endpoints_.push_back(standby.get());
   ++path_serial_;
   MoveHeldToNewPath();
+  return lost;
 }
 
 void Lane::DrainUplink() {
@@ -103,7 +106,8 @@ void Lane::SendAnnouncement() {
 
 uint64_t Lane::stalled_ms() const {
   const uint64_t since = stalled_since_.load(std::memory_order_relaxed);
-  return since == 0 ? 0 : (rte_rdtsc() - since) / (rte_get_tsc_hz() / 1000);
+  const uint64_t refused = refused_at_.load(std::memory_order_relaxed);
+  return since == 0 || refused < since ? 0 : (refused - since) / (rte_get_tsc_hz() / 1000);
 }
 
 uint32_t Lane::wake_generation() const {
@@ -209,10 +213,12 @@ uint16_t Lane::Offer(uint16_t guest_queue, uint16_t uplink_queue, rte_mbuf** fra
     held.hopeless = false;
     if (stalled_since_.load(std::memory_order_relaxed) != 0) stalled_since_.store(0, std::memory_order_relaxed);
   }
-  if (sent < n && held.since == 0 && path_.uplink->backpressure()) {
-    held.since = rte_rdtsc();
-    if (stalled_since_.load(std::memory_order_relaxed) == 0)
-      stalled_since_.store(held.since, std::memory_order_relaxed);
+  if (sent < n && path_.uplink->backpressure()) {
+    const uint64_t now = rte_rdtsc();
+    if (held.since == 0) held.since = now;
+    refused_at_.store(now, std::memory_order_relaxed);
+    if (sent == 0 && stalled_since_.load(std::memory_order_relaxed) == 0)
+      stalled_since_.store(now, std::memory_order_relaxed);
   }
   return sent;
 }

@@ -54,8 +54,9 @@ class Lane {
   Lane& operator=(const Lane&) = delete;
 
   // Before Poller::Add, then on the poller's thread (Poller::Apply). drain: the uplink so far works, so what it has
-  // received is taken from it first. Must have been called before Poll.
-  void SetPath(Path path, bool drain);
+  // received is taken from it first, and what it has yet to send will be sent. Returns how many frames are lost that it
+  // has not sent, as far as it tells. Must have been called before Poll.
+  uint64_t SetPath(Path path, bool drain);
 
   // Sends what is held, as far as the uplink takes it. true: nothing is held any more. The poller's thread.
   bool Flush();
@@ -66,7 +67,8 @@ class Lane {
   // Tells the network where the guest is now: a RARP for this MAC goes out with the next poll. Any thread.
   void Announce(const uint8_t mac[6]);
 
-  // For how long the uplink has taken none of the frames that are there for it; zero if it takes them. Any thread.
+  // For how long the uplink has taken none of the frames that were offered to it, from the first refusal to the last: a
+  // poller that gets no CPU meanwhile is no stall of the uplink. Zero if it takes them. Any thread.
   uint64_t stalled_ms() const;
 
   // For the poller: all that can wake it, the guest first, and a number that changes with them.
@@ -104,10 +106,11 @@ class Lane {
   std::optional<OffloadStage> offload_;
   std::vector<Endpoint*> endpoints_;
   uint32_t path_serial_ = 0;
-  unsigned rounds_ = 0;                     // since the standbys were polled
-  std::vector<Held> held_;                  // by guest queue
-  std::atomic<uint64_t> stalled_since_{0};  // TSC; 0: not
-  std::atomic<uint64_t> announce_{0};       // bit 48 set: pending, with the MAC below
+  unsigned rounds_ = 0;     // since the standbys were polled
+  std::vector<Held> held_;  // by guest queue
+  // TSC of the first refusal of all that was offered, 0: not; and of the last refusal.
+  std::atomic<uint64_t> stalled_since_{0}, refused_at_{0};
+  std::atomic<uint64_t> announce_{0};  // bit 48 set: pending, with the MAC below
 };
 
 }  // namespace everport

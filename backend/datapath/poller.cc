@@ -84,8 +84,10 @@ void Poller::Remove(Lane* lane) {
   });
 }
 
-void Poller::Apply(Lane* lane, const std::function<void()>& change) {
+absl::Duration Poller::Apply(Lane* lane, const std::function<void()>& change) {
+  uint64_t cycles = 0;
   MailAndWait([&] {
+    const uint64_t start = rte_rdtsc();
     auto slot = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) { return s.lane == lane; });
     if (slot != slots_.end()) {
       if (slot->waiting) DisarmAll(*slot);
@@ -94,7 +96,9 @@ void Poller::Apply(Lane* lane, const std::function<void()>& change) {
     change();
     if (slot != slots_.end()) slot->generation = lane->wake_generation() - 1;  // watch anew
     idle_since_ = 0;
+    cycles = rte_rdtsc() - start;
   });
+  return absl::Seconds(static_cast<double>(cycles) / static_cast<double>(rte_get_tsc_hz()));
 }
 
 void Poller::Wake() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "backend/base/unique_fd.h"
 #include "backend/datapath/lane.h"
 
@@ -38,8 +39,8 @@ class Poller {
   // Returns when the poller has let go of the lane, its endpoints and its descriptors.
   void Remove(Lane* lane);
   // Runs `change` on the poller's thread, outside the lane, and returns when it has: the lane's path may be another
-  // afterwards, and the poller has let go of the descriptors of the one before.
-  void Apply(Lane* lane, const std::function<void()>& change);
+  // afterwards, and the poller has let go of the descriptors of the one before. For how long the lane was not polled.
+  absl::Duration Apply(Lane* lane, const std::function<void()>& change);
   // Makes it look at its lanes now: a guest's queues have changed. Any thread.
   void Wake();
 

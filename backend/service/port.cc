@@ -222,12 +222,14 @@ std::string Port::Cause(int wanted) const {
 
 void Port::OnSwitched(const PathSwitch::Report& report) {
   const bool moved = report.from >= 0 && report.to >= 0 && report.from != report.to;
-  EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap)};
+  EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap),
+                               report.lost};
   if (report.from >= 0) switches_.Add(absl::ToDoubleSeconds(report.gap), report.orderly);
   std::string message = absl::StrCat("path ", report.to, " (", PathText(report.to), "): ", report.cause);
   if (report.from >= 0) {
     message = absl::StrFormat("path %d -> %d (%s): %s; %.2f ms", report.from, report.to, PathText(report.to),
                               report.cause, change.ms);
+    if (report.lost > 0) absl::StrAppend(&message, ", ", report.lost, " frames in flight lost");
   }
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
   if (report.to >= 0 || report.from >= 0)
@@ -384,7 +386,9 @@ PortView Port::View() const {
   view.drops_uplink_full = load(counters_->drops_uplink_full);
   view.drops_malformed = load(counters_->drops_malformed) + malformed_before_ + (guest_ ? guest_->malformed() : 0);
   view.drops_no_path = load(counters_->drops_no_path);
-  view.drops = view.drops_guest_ring_full + view.drops_uplink_full + view.drops_malformed + view.drops_no_path;
+  view.drops_refused = uplinks_.refused();
+  view.drops = view.drops_guest_ring_full + view.drops_uplink_full + view.drops_malformed + view.drops_no_path +
+               view.drops_refused;
   view.numa_node = path_.guest_node();
   view.poller = path_.poller() ? path_.poller()->index() : -1;
   view.negotiated_features = guest_ ? guest_->features() : 0;

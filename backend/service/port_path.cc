@@ -1,6 +1,7 @@
 #include "backend/service/port_path.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -143,14 +144,15 @@ void PortPath::Start(int path) {
 void PortPath::StartRelay(int path) {
   absl::StatusOr<Lane::Path> next = LanePath(path);
   absl::Status status = next.status();
+  PathSwitch::Outcome outcome;
   if (status.ok() && lane_) {
     lane_path_ = *next;
     const bool drain = active() >= 0 && uplinks_.at(active()).health.usable();
-    poller_->Apply(lane_.get(), [&] { lane_->SetPath(std::move(*next), drain); });
+    outcome.unserved = poller_->Apply(lane_.get(), [&] { outcome.lost = lane_->SetPath(std::move(*next), drain); });
   } else if (status.ok()) {
     status = MakeLane(path);
   }
-  if (status.ok()) return Apply(machine_.Started(absl::Now()));
+  if (status.ok()) return Apply(machine_.Started(absl::Now(), outcome));
   if (path >= 0) hooks_.failed(path, std::string(status.message()));
   Apply(machine_.StartFailed(std::string(status.message()), absl::Now()));
 }

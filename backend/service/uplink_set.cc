@@ -280,7 +280,16 @@ void UplinkSet::CloseFailed(int active) {
   }
 }
 
+uint64_t UplinkSet::refused() const {
+  uint64_t refused = refused_before_;
+  for (const Item& item : items_) {
+    if (item.open && item.open->endpoint) refused += item.open->endpoint->refused();
+  }
+  return refused;
+}
+
 void UplinkSet::Close(std::unique_ptr<Uplink> uplink, UplinkKind kind) {
+  if (uplink && uplink->endpoint) refused_before_ += uplink->endpoint->refused();
   if (!uplink || OpensQuickly(kind)) return;
   env_.devices.Run([gone = std::shared_ptr<Uplink>(std::move(uplink))]() mutable { gone.reset(); });
 }

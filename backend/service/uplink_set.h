@@ -56,6 +56,8 @@ class UplinkSet {
   std::vector<HealthMonitor::State> states() const;
   bool settled() const;  // every uplink has been tried once
   double opening_ms() const { return opening_ms_; }
+  // Frames that devices took and will never send, since the port is.
+  uint64_t refused() const;
 
   // Opens those that are due. node: where the guest's memory lies, -1: unknown.
   void OpenDue(absl::Time now, int node);
@@ -100,6 +102,7 @@ class UplinkSet {
   std::vector<Item> items_;
   std::vector<Item> dropped_;
   double opening_ms_ = 0;
+  uint64_t refused_before_ = 0;  // by uplinks that are closed
 };
 
 }  // namespace everport

@@ -121,11 +121,12 @@ inline void FillWithExample(FakeService& service) {
   a.tx_packets = 500;
   a.rx_bytes = 1234567;
   a.tx_bytes = 64000;
-  a.drops = 10;
+  a.drops = 15;
   a.drops_guest_ring_full = 1;
   a.drops_uplink_full = 2;
   a.drops_malformed = 3;
   a.drops_no_path = 4;
+  a.drops_refused = 5;
   a.numa_node = 0;
   a.poller = 1;
   a.negotiated_features = uint64_t{1} << 32 | 1 << 15;

@@ -59,11 +59,12 @@ TEST_F(RoutesTest, PortsHaveTheNamesThatTheContractLists) {
   EXPECT_EQ(port.at("tx_packets"), 500);
   EXPECT_EQ(port.at("rx_bytes"), 1234567);
   EXPECT_EQ(port.at("tx_bytes"), 64000);
-  EXPECT_EQ(port.at("drops"), 10);
+  EXPECT_EQ(port.at("drops"), 15);
   EXPECT_EQ(port.at("drops_by_cause").at("guest_ring_full"), 1);
   EXPECT_EQ(port.at("drops_by_cause").at("uplink_full"), 2);
   EXPECT_EQ(port.at("drops_by_cause").at("malformed"), 3);
   EXPECT_EQ(port.at("drops_by_cause").at("no_path"), 4);
+  EXPECT_EQ(port.at("drops_by_cause").at("uplink_refused"), 5);
   EXPECT_EQ(port.at("numa_node"), 0);
   EXPECT_EQ(port.at("poller"), 1);
   EXPECT_EQ(ports[1].at("path").at("index"), -1);

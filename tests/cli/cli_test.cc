@@ -54,7 +54,7 @@ TEST_F(CliTest, PortsIsATable) {
   EXPECT_EQ(
       result.out,
       "NAME      STATE    PATH          MODE   RX-PACKETS  TX-PACKETS  DROPS  NODE  POLLER  NOTE\n"
-      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     10     0       1  -\n"
+      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     15     0       1  -\n"
       "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
 }
 
@@ -84,11 +84,13 @@ TEST_F(CliTest, PortsAsJsonIsAListOfObjects) {
 }
 
 TEST_F(CliTest, StatsHasDropsByCause) {
-  EXPECT_EQ(
-      Run({"stats"}).out,
-      "NAME      RX-PACKETS  RX-BYTES  TX-PACKETS  TX-BYTES  DROPS  RING-FULL  UPLINK-FULL  MALFORMED  NO-PATH\n"
-      "vm1-net0        1234   1.23 MB         500   64.0 kB     10          1            2          3        4\n"
-      "vm2                0       0 B           0       0 B      0          0            0          0        0\n");
+  EXPECT_EQ(Run({"stats"}).out,
+            "NAME      RX-PACKETS  RX-BYTES  TX-PACKETS  TX-BYTES  DROPS  RING-FULL  UPLINK-FULL  MALFORMED  NO-PATH  "
+            "REFUSED\n"
+            "vm1-net0        1234   1.23 MB         500   64.0 kB     15          1            2          3        4   "
+            "     5\n"
+            "vm2                0       0 B           0       0 B      0          0            0          0        0   "
+            "     0\n");
 }
 
 TEST_F(CliTest, StatsOfOnePortIsByQueue) {
@@ -105,7 +107,8 @@ TEST_F(CliTest, StatsOfOnePortIsByQueue) {
             "guest's receive ring full        1\n"
             "uplink full                      2\n"
             "malformed                        3\n"
-            "no path                          4\n");
+            "no path                          4\n"
+            "refused by the uplink            5\n");
 }
 
 TEST_F(CliTest, PortShowTellsAll) {
@@ -124,7 +127,7 @@ TEST_F(CliTest, PortShowTellsAll) {
             "sessions     2, taken over 3\n"
             "rx           1234 packets, 1234567 bytes\n"
             "tx           500 packets, 64000 bytes\n"
-            "drops        10\n"
+            "drops        15\n"
             "\n"
             "UPLINK  KIND  DEVICE        BRIDGE  STATE   ERROR\n"
             "     0  vf    0000:3b:02.1  -       failed  no such device\n"
@@ -387,7 +390,8 @@ TEST_F(CliTest, WrongUsageNamesTheWordAndTheMend) {
   EXPECT_EQ(Run({"ports", "--jsno"}).err,
             "everportctl: ports: --jsno: no such option; did you mean --json?; see everportctl ports --help\n");
   EXPECT_EQ(Run({"path", "vm1", "x"}).err,
-            "everportctl: path: UPLINK-INDEX: \"x\" is neither the index of an uplink, counted from 0, nor auto; see everportctl path --help\n");
+            "everportctl: path: UPLINK-INDEX: \"x\" is neither the index of an uplink, counted from 0, nor auto; see "
+            "everportctl path --help\n");
   EXPECT_EQ(Run({"port", "add", "vm1", "--mtu"}).err,
             "everportctl: port add: --mtu: its value is missing; see everportctl port add --help\n");
 }

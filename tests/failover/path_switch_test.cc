@@ -44,6 +44,19 @@ TEST(PathSwitch, SteadyToQuiescingToStartingToSteady) {
           .from = 0, .to = 1, .cause = "by hand", .refused = "", .orderly = true, .gap = absl::Microseconds(25)}));
 }
 
+TEST(PathSwitch, TheGapOfASourceThatServedMeanwhileIsTheTimeWithoutService) {
+  PathSwitch machine = On(0);
+  machine.Begin({1}, "by hand", true, At(0));
+  machine.Quiesced(At(10));
+  machine.Started(At(900), {.unserved = absl::Microseconds(3), .lost = 0});
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(3));
+  machine.Begin({0}, "link down", false, At(1000));
+  machine.Quiesced(At(1000));
+  machine.Started(At(1700), {.unserved = absl::Microseconds(3), .lost = 7});
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(700)) << "a dead source has served nobody";
+  EXPECT_EQ(machine.report().lost, 7u);
+}
+
 TEST(PathSwitch, ATargetThatDoesNotStartIsAnsweredByTheNextAndThenByTheSource) {
   PathSwitch machine = On(0);
   machine.Begin({2, 1}, "by hand", true, At(0));

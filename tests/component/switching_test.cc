@@ -1,13 +1,9 @@
 // Planned switches of a port's path under full load, between uplinks of every relay kind: a tap, an af_packet, a memif
 // (whose other end is a second daemon's) and a wire to another guest. Nothing that the guest has sent may be lost,
 // doubled or overtaken. On real kernel devices in a network namespace of this process's own; needs root.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <linux/if_packet.h>
-#include <net/if.h>
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <atomic>
@@ -21,6 +17,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/component/stack.h"
+#include "tests/fakes/arrivals.h"
+#include "tests/fakes/far_end.h"
 #include "tests/fakes/front_end.h"
 #include "tests/fakes/test_frame.h"
 
@@ -29,54 +27,13 @@ namespace {
 
 using fakes::FrontEnd;
 
-constexpr uint16_t kTestType = 0x88b5;             // of test frames
 constexpr char kGuestMac[] = "52:54:00:00:ee:02";  // where test frames go
 constexpr size_t kFrame = 600;
 constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
 constexpr unsigned kPaths = 4;
 constexpr unsigned kMostRefusals = 1000;  // of an uplink that does not work just now
 
-// The network's side of an uplink.
-class FarEnd {
- public:
-  using OnFrame = std::function<void(std::span<const uint8_t>)>;
-  virtual ~FarEnd() = default;
-  virtual void Poll(const OnFrame& on_frame) = 0;
-  virtual bool Send(std::span<const uint8_t> frame) = 0;
-};
-
-class PacketFarEnd : public FarEnd {
- public:
-  explicit PacketFarEnd(const std::string& device)
-      : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
-    const int size = 16 << 20, on = 1;
-    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
-    setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
-    sockaddr_ll address{};
-    address.sll_family = AF_PACKET;
-    address.sll_protocol = htons(kTestType);
-    address.sll_ifindex = static_cast<int>(if_nametoindex(device.c_str()));
-    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << device;
-    packet_mreq all{};
-    all.mr_ifindex = address.sll_ifindex;
-    all.mr_type = PACKET_MR_PROMISC;
-    setsockopt(fd_.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all);
-  }
-  void Poll(const OnFrame& on_frame) override {
-    uint8_t frame[2048];
-    for (;;) {
-      const ssize_t n = recv(fd_.get(), frame, sizeof frame, 0);
-      if (n <= 0) return;
-      on_frame({frame, static_cast<size_t>(n)});
-    }
-  }
-  bool Send(std::span<const uint8_t> frame) override { return send(fd_.get(), frame.data(), frame.size(), 0) > 0; }
-
- private:
-  UniqueFd fd_;
-};
-
-class GuestFarEnd : public FarEnd {
+class GuestFarEnd : public fakes::FarEnd {
  public:
   explicit GuestFarEnd(FrontEnd& guest) : guest_(guest) {}
   void Poll(const OnFrame& on_frame) override {
@@ -93,54 +50,6 @@ class GuestFarEnd : public FarEnd {
 
  private:
   FrontEnd& guest_;
-};
-
-// Which frames of one direction have arrived, where and when.
-class Book {
- public:
-  void Saw(std::span<const uint8_t> frame, unsigned path) {
-    const auto id = fakes::CheckTestFrame(frame);
-    if (!id) {
-      corrupted += frame.size() > 13 && frame[12] == 0x88 && frame[13] == 0xb5;  // announcements are of another type
-      return;
-    }
-    if (seen_.size() <= id->sequence) {
-      seen_.resize(id->sequence + 1, kNowhere);
-      times_.resize(id->sequence + 1);
-    }
-    if (seen_[id->sequence] != kNowhere) ++doubled;
-    if (id->sequence < next_[path]) ++overtaken;
-    next_[path] = id->sequence + 1;
-    seen_[id->sequence] = static_cast<uint8_t>(path);
-    times_[id->sequence] = absl::Now();
-    ++received;
-    last_path = path;
-  }
-  uint64_t Missing(uint64_t sent) const {
-    uint64_t missing = sent - std::min<uint64_t>(sent, seen_.size());
-    for (uint64_t i = 0; i < std::min<uint64_t>(sent, seen_.size()); ++i) missing += seen_[i] == kNowhere;
-    return missing;
-  }
-  // How long nothing came where a frame came by another path than the one before it, milliseconds, sorted. There are
-  // no more such places than switches if no frame of the old path came behind one of the new.
-  std::vector<double> Gaps() const {
-    std::vector<double> gaps;
-    for (size_t i = 1; i < seen_.size(); ++i) {
-      if (seen_[i] != seen_[i - 1] && seen_[i] != kNowhere && seen_[i - 1] != kNowhere)
-        gaps.push_back(std::max(0.0, absl::ToDoubleMilliseconds(times_[i] - times_[i - 1])));
-    }
-    std::sort(gaps.begin(), gaps.end());
-    return gaps;
-  }
-
-  uint64_t received = 0, doubled = 0, overtaken = 0, corrupted = 0;
-  unsigned last_path = 0;
-
- private:
-  static constexpr uint8_t kNowhere = 255;
-  std::vector<uint8_t> seen_;  // by sequence: path
-  std::vector<absl::Time> times_;
-  uint64_t next_[kPaths] = {};
 };
 
 double At(const std::vector<double>& sorted, double quantile) {
@@ -194,8 +103,11 @@ class SwitchingTest : public testing::TestWithParam<bool> {
     connect(vm_, stack_, "vm");
     connect(peer_, stack_, "peer");
     connect(far_, other_, "far");
-    ends_.push_back(std::make_unique<PacketFarEnd>("swtap"));
-    ends_.push_back(std::make_unique<PacketFarEnd>("swv1"));
+    for (const char* interface : {"swtap", "swv1"}) {
+      auto end = fakes::PacketFarEnd::Open(interface);
+      ASSERT_TRUE(end.ok()) << end.status();
+      ends_.push_back(*std::move(end));
+    }
     ends_.push_back(std::make_unique<GuestFarEnd>(*far_));
     ends_.push_back(std::make_unique<GuestFarEnd>(*peer_));
   }
@@ -263,8 +175,8 @@ class SwitchingTest : public testing::TestWithParam<bool> {
 
   Stack stack_{{.poller_cpu = kPollerCpu}}, other_{{.poller_cpu = kPollerCpu < 0 ? -1 : 0}};
   std::unique_ptr<FrontEnd> vm_, peer_, far_;
-  std::vector<std::unique_ptr<FarEnd>> ends_;  // by uplink
-  Book out_, in_;
+  std::vector<std::unique_ptr<fakes::FarEnd>> ends_;  // by uplink
+  fakes::Arrivals out_{kPaths}, in_;
   uint64_t sent_ = 0, in_sent_ = 0, in_lost_ = 0;
   std::atomic<uint64_t> arrived_{0};
   std::atomic<unsigned> done_{0};

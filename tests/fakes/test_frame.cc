@@ -35,8 +35,12 @@ void FillTestFrame(std::span<uint8_t> frame, uint32_t stream, uint64_t sequence)
   std::memcpy(frame.data() + at, &word, frame.size() - at);
 }
 
+bool IsTestFrame(std::span<const uint8_t> frame) {
+  return frame.size() >= 14 && frame[12] == kTestFrameType >> 8 && frame[13] == (kTestFrameType & 0xff);
+}
+
 std::optional<TestFrameId> CheckTestFrame(std::span<const uint8_t> frame) {
-  if (frame.size() < kTestFrameMin || frame[12] != 0x88 || frame[13] != 0xb5) return std::nullopt;
+  if (frame.size() < kTestFrameMin || !IsTestFrame(frame)) return std::nullopt;
   const auto stream = Load<uint32_t>(frame.data() + kNumbers);
   const auto sequence = Load<uint64_t>(frame.data() + kNumbers + 4);
   if (Load<uint32_t>(frame.data() + kNumbers + 12) != frame.size()) return std::nullopt;

@@ -11,13 +11,16 @@ namespace everport::fakes {
 // A frame whose every byte follows from (stream, sequence, length): Ethernet of a type nobody parses (0x88b5, IEEE
 // local experimental), then the three numbers, then a pattern. 64 … 65535 bytes.
 inline constexpr size_t kTestFrameMin = 60;
+inline constexpr uint16_t kTestFrameType = 0x88b5;
 void FillTestFrame(std::span<uint8_t> frame, uint32_t stream, uint64_t sequence);
 
 struct TestFrameId {
   uint32_t stream = 0;
   uint64_t sequence = 0;
 };
-// The numbers, if every byte is as FillTestFrame wrote it; else nothing.
+// Whether it is of that type.
+bool IsTestFrame(std::span<const uint8_t> frame);
+// The numbers, if every byte but the Ethernet addresses is as FillTestFrame wrote it; else nothing.
 std::optional<TestFrameId> CheckTestFrame(std::span<const uint8_t> frame);
 
 // What a receiver saw: per stream the sequence must rise. Gaps are frames lost on the way, which is counted, not

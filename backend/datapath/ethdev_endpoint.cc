@@ -118,8 +118,9 @@ uint64_t EthdevEndpoint::ChooseOffloads(const Options& options, const rte_eth_de
   return offloads | RTE_ETH_TX_OFFLOAD_TCP_TSO;
 }
 
-// Some drivers accept a configuration with interrupts and have none.
+// Some drivers accept a configuration with interrupts and have none; asked later, each time would be a line in the log.
 bool EthdevEndpoint::InterruptsWork() const {
+  if (rte_eth_dev_rx_intr_ctl_q_get_fd(ethdev_id_, 0) < 0) return false;
   if (!edge_wakes_) return true;
   for (uint16_t q = 0; q < rx_queues_; ++q) {
     if (rte_eth_dev_rx_intr_enable(ethdev_id_, q) != 0) return false;

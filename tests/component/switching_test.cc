@@ -3,7 +3,6 @@
 // doubled or overtaken. On real kernel devices in a network namespace of this process's own; needs root.
 #include <gtest/gtest.h>
 #include <sched.h>
-#include <sys/mount.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,12 +19,14 @@
 #include "tests/fakes/arrivals.h"
 #include "tests/fakes/far_end.h"
 #include "tests/fakes/front_end.h"
+#include "tests/fakes/network.h"
 #include "tests/fakes/test_frame.h"
 
 namespace everport::component {
 namespace {
 
 using fakes::FrontEnd;
+using fakes::Shell;
 
 constexpr char kGuestMac[] = "52:54:00:00:ee:02";  // where test frames go
 constexpr size_t kFrame = 600;
@@ -60,27 +61,20 @@ double At(const std::vector<double>& sorted, double quantile) {
 // A CPU for the poller under test where there are several: its gaps are to be its own, not those of its neighbours.
 const int kPollerCpu = std::thread::hardware_concurrency() > 1 ? 1 : -1;
 
-void LeaveThePollersCpu() {
+void UseCpus(bool pollers_too) {
   if (kPollerCpu < 0) return;
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   for (unsigned cpu = 0; cpu < std::thread::hardware_concurrency(); ++cpu) CPU_SET(cpu, &cpus);
-  CPU_CLR(kPollerCpu, &cpus);
+  if (!pollers_too) CPU_CLR(kPollerCpu, &cpus);
   ASSERT_EQ(sched_setaffinity(0, sizeof cpus, &cpus), 0);
-}
-
-void Shell(const std::string& command) {
-  ASSERT_EQ(std::system(command.c_str()), 0) << command;
 }
 
 class SwitchingTest : public testing::TestWithParam<bool> {
  protected:
+  static void SetUpTestSuite() { fakes::EnterOwnNetwork(); }
   void SetUp() override {
-    ASSERT_EQ(unshare(CLONE_NEWNET | CLONE_NEWNS), 0) << "needs root";
-    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
-    ASSERT_EQ(mount("sysfs", "/sys", "sysfs", 0, nullptr), 0);  // of this network namespace
-    Shell(
-        "ip link set lo up && ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
+    Shell("ip link add swv0 type veth peer name swv1 && ip link set swv0 up && ip link set swv1 up");
     const std::string memif = "net_memif0,role=%s,socket=" + (other_.dir() / "memif.sock") + ",socket-abstract=no";
     const auto role = [&](const char* name) { return std::string(memif).replace(memif.find("%s"), 2, name); };
     stack_.AddPort({.name = "vm",
@@ -94,7 +88,7 @@ class SwitchingTest : public testing::TestWithParam<bool> {
       const absl::Status started = stack->Start();
       ASSERT_TRUE(started.ok()) << started;
     }
-    LeaveThePollersCpu();
+    UseCpus(false);
     const auto connect = [&](std::unique_ptr<FrontEnd>& end, const Stack& stack, const char* port) {
       end = std::make_unique<FrontEnd>(fakes::FrontEndOptions{.socket = stack.Socket(port), .packed = GetParam()});
       const absl::Status connected = end->Connect(absl::Seconds(10));
@@ -110,6 +104,11 @@ class SwitchingTest : public testing::TestWithParam<bool> {
     }
     ends_.push_back(std::make_unique<GuestFarEnd>(*far_));
     ends_.push_back(std::make_unique<GuestFarEnd>(*peer_));
+  }
+
+  void TearDown() override {
+    UseCpus(true);
+    Shell("ip link del swv0");
   }
 
   absl::Status Switch(unsigned path) const {

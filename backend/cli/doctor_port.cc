@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "backend/cli/doctor.h"
 #include "backend/host/pci_device.h"
+#include "backend/host/vhost_vdpa_node.h"
 
 namespace everport::cli {
 namespace {
@@ -158,15 +159,9 @@ void ExaminePciDevice(const HostRoot& root, const std::string& object, const std
 
 void ExamineVhostVdpa(const HostRoot& root, const std::string& object, const std::string& node,
                       std::vector<Finding>& findings) {
-  const auto st = root.Stat(node);
-  if (!st) {
-    const bool module = root.Exists("/sys/bus/vdpa/drivers/vhost_vdpa");
-    findings.push_back({Level::kFail, object,
-                        absl::StrCat(node, " is missing; run: ",
-                                     module ? "vdpa dev add (`vdpa mgmtdev show` lists what has devices)"
-                                            : "modprobe vhost_vdpa, and vdpa dev add")});
-  } else if (!S_ISCHR(st->st_mode)) {
-    findings.push_back({Level::kFail, object, absl::StrCat(node, " is no device; name a /dev/vhost-vdpa-N")});
+  const absl::Status status = CheckVhostVdpaNode(root.prefix(), node);
+  if (!status.ok()) {
+    findings.push_back({Level::kFail, object, std::string(status.message())});
   } else if (!DaemonMay(root, node)) {
     findings.push_back({Level::kFail, object,
                         absl::StrCat("everportd may not open ", node, "; run: chown :everport ", node,

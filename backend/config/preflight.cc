@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "backend/host/pci_device.h"
+#include "backend/host/vhost_vdpa_node.h"
 #include "numa/topology.h"
 
 namespace everport {
@@ -40,6 +41,7 @@ class Inspection {
   }
   void CheckUplink(const std::string& object, const UplinkConfig& uplink);
   void CheckVfUplink(const std::string& object, const UplinkConfig& uplink);
+  void CheckVhostVdpaUplink(const std::string& object, const std::string& node);
 
   const Config& config_;
   const PreflightHost& host_;
@@ -102,6 +104,15 @@ void Inspection::CheckVfUplink(const std::string& object, const UplinkConfig& up
   if (!status.ok()) Miss(object, ": ", std::string(status.message()));
 }
 
+// What the device can do is only known once it is open, which a running daemon may have done: it tells then.
+void Inspection::CheckVhostVdpaUplink(const std::string& object, const std::string& node) {
+  if (const absl::Status status = CheckVhostVdpaNode(host_.root, node); !status.ok())
+    return Miss(object, ": ", std::string(status.message()));
+  if (::faccessat(AT_FDCWD, (host_.root + node).c_str(), R_OK | W_OK, AT_EACCESS) == 0) return;
+  Miss(object, ": ", node, " may not be opened (", std::strerror(errno), "); run: chown :everport ", node,
+       " && chmod g+rw ", node, ", best by a udev rule");
+}
+
 void Inspection::CheckUplink(const std::string& object, const UplinkConfig& uplink) {
   const std::string net = "/sys/class/net/";
   switch (uplink.kind) {
@@ -127,8 +138,9 @@ void Inspection::CheckUplink(const std::string& object, const UplinkConfig& upli
     case UplinkKind::kAfXdp:
       if (Exists(net + uplink.device)) return;
       return Miss(object, ": network interface ", uplink.device, " is missing; `ip link` lists those there are");
-    case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
+      return CheckVhostVdpaUplink(object, uplink.device);
+    case UplinkKind::kVdpa:
     case UplinkKind::kVdev:
     case UplinkKind::kPort:
       return;  // DPDK alone knows, or nothing outside the daemon

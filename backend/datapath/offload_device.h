@@ -19,6 +19,10 @@ class OffloadDevice {
   // FailedPrecondition lists what is missing, by name.
   virtual absl::Status Covers(uint64_t features, uint16_t queue_pairs, uint16_t ring_size) const = 0;
 
+  // The feature bits of a contract that it lacks for a guest that negotiates all of them on so many queue pairs; those
+  // that QEMU answers for do not count.
+  virtual uint64_t Lacks(uint64_t /*contract_features*/, uint16_t /*queue_pairs*/) const { return 0; }
+
   // Serves these rings from their bases. After an error it is as if it had not been called.
   virtual absl::Status Start(const GuestRings& rings) = 0;
   // The guest's eventfds have changed, nothing else.

@@ -56,11 +56,9 @@ class VhostVdpaDevice final : public OffloadDevice {
 
   uint64_t device_features() const { return info_.features; }
   const VhostVdpaInfo& info() const { return info_; }
-  // The bits of a contract's features that it lacks for a guest that negotiates all of them on so many queue pairs.
-  // Those that QEMU answers for do not count, nor does the packed ring format, which is refused in any case.
-  uint64_t Lacks(uint64_t contract_features, uint16_t queue_pairs) const;
-
   absl::Status Covers(uint64_t features, uint16_t queue_pairs, uint16_t ring_size) const override;
+  // The packed ring format, which is refused in any case, does not count.
+  uint64_t Lacks(uint64_t contract_features, uint16_t queue_pairs) const override;
   absl::Status Start(const GuestRings& rings) override;
   absl::Status SetNotifiers(const GuestRings& rings) override;
   // DeadlineExceeded: given up, see above. Aborted: stopped, but it had descriptors in flight that are done again.

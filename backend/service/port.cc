@@ -40,7 +40,7 @@ Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environ
       config_(std::move(config)),
       contract_(std::move(contract)),
       env_(environment),
-      uplinks_(environment.uplinks, [this] { Reconcile(); }),
+      uplinks_(environment.uplinks, contract_.features, [this] { Reconcile(); }),
       path_(config_.name, {environment.io, environment.pollers, environment.uplinks.mempools}, uplinks_, counters_,
             {[this](const PathSwitch::Report& report) { OnSwitched(report); },
              [this](int index, const std::string& why) { uplinks_.Report(index, Trouble::kError, why); },

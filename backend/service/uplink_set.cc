@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "migration/feature_contract.h"
 
 namespace everport {
 namespace {
@@ -33,8 +35,8 @@ constexpr uint64_t kStallMs = 50;
 
 }  // namespace
 
-UplinkSet::UplinkSet(UplinkEnvironment& environment, std::function<void()> changed)
-    : env_(environment), changed_(std::move(changed)) {}
+UplinkSet::UplinkSet(UplinkEnvironment& environment, uint64_t contract_features, std::function<void()> changed)
+    : env_(environment), contract_features_(contract_features), changed_(std::move(changed)) {}
 
 UplinkSet::~UplinkSet() {
   alive_.reset();
@@ -139,6 +141,7 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
     item->health.OnOpened(now);
     item->error.clear();
     LookAtLink(static_cast<int>(item - items_.begin()));
+    NoteLacks(static_cast<int>(item - items_.begin()));
     return;
   }
   item->health.OnOpenFailed(now);
@@ -146,6 +149,18 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
   if (error == item->error) return;
   env_.events.Add(port_.name, "path", absl::StrCat("uplink ", item - items_.begin(), " failed: ", error), true);
   item->error = std::move(error);
+}
+
+// Told before a guest comes: it may take what the device has not, and is not served by it then (SetGuest).
+void UplinkSet::NoteLacks(int index) {
+  const Item& item = at(index);
+  const uint64_t lacks = item.open->offload ? item.open->offload->Lacks(contract_features_, port_.queue_pairs) : 0;
+  if (lacks == 0) return;
+  env_.events.Add(
+      port_.name, "path",
+      absl::StrCat("uplink ", index, " (", DescribeUplink(item.config), "): the device lacks ",
+                   absl::StrJoin(FeatureNames(lacks), ", "),
+                   " of the port's contract; a guest that negotiates any of it is served by another uplink"));
 }
 
 // A kernel device may be down when it is opened.

@@ -39,8 +39,8 @@ class UplinkSet {
     uint64_t serial = 0;           // of this item, whatever its index
   };
 
-  // changed: an opening by the device thread has ended.
-  UplinkSet(UplinkEnvironment& environment, std::function<void()> changed);
+  // contract_features: what guests are offered. changed: an opening by the device thread has ended.
+  UplinkSet(UplinkEnvironment& environment, uint64_t contract_features, std::function<void()> changed);
   ~UplinkSet();
 
   // Another configuration: uplinks that are in it as they were stay as they are. Returns where each of the former ones
@@ -91,10 +91,12 @@ class UplinkSet {
   void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
   void LookAtLink(int index);
+  void NoteLacks(int index);
   void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
   void Forget(Item& item);
 
   UplinkEnvironment& env_;
+  const uint64_t contract_features_;
   const std::function<void()> changed_;
   std::shared_ptr<UplinkSet*> alive_ = std::make_shared<UplinkSet*>(this);
   PortConfig port_;

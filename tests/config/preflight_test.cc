@@ -94,6 +94,18 @@ TEST_F(PreflightTest, HardwareThatUplinksNeed) {
   EXPECT_THAT(Missing(), IsEmpty());
 }
 
+TEST_F(PreflightTest, AVhostVdpaNodeThatIsMissingOrNone) {
+  config.ports[0].uplinks = {{UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""}};
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: /dev/vhost-vdpa-0 is missing; run: modprobe ")));
+  fs::create_directories(dir.path() + "/sys/bus/vdpa/drivers/vhost_vdpa");
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: /dev/vhost-vdpa-0 is missing; run: vdpa dev ")));
+  Write("/dev/vhost-vdpa-0", "");
+  EXPECT_THAT(Missing(), ElementsAre("port vm1: uplink 0: /dev/vhost-vdpa-0 is no device; name a /dev/vhost-vdpa-N"));
+  fs::remove(dir.path() + "/dev/vhost-vdpa-0");
+  fs::create_symlink("/dev/null", dir.path() + "/dev/vhost-vdpa-0");  // a character device at least
+  EXPECT_THAT(Missing(), IsEmpty());
+}
+
 TEST_F(PreflightTest, HugepagesWhereTheyAreDemanded) {
   config.daemon.memory = DaemonConfig::Memory::kHugepages;
   EXPECT_THAT(Missing(), ElementsAre(StartsWith("daemon.memory: there are no hugepages; ")));

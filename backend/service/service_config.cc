@@ -1,0 +1,132 @@
+// Ports that come, change and go: by the API, by the configuration file.
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "backend/service/service.h"
+
+namespace everport {
+
+void Service::AddPort(PortConfig port, Done done) {
+  if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
+  if (absl::Status status = CheckPort(port, "port " + port.name); !status.ok()) return done(status);
+  if (FindPort(port.name)) {
+    return done(absl::AlreadyExistsError(
+        absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
+  }
+  std::vector<PortConfig> together = Configs();
+  together.push_back(port);
+  if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) return done(status);
+  Create(port);
+  api_ports_.insert(port.name);
+  if (absl::Status status = SaveApiPorts(); !status.ok()) {
+    Drop(port.name);
+    return done(status);
+  }
+  events_.Add(port.name, "config", "added by the API");
+  Connect(port.name, [this, name = port.name, serial = ports_.back()->serial(), done](absl::Status status) {
+    everport::Port* const added = FindPort(name);
+    if (!status.ok() && added && added->serial() == serial) {
+      Drop(name);
+      (void)SaveApiPorts();  // it could be saved a moment ago; an old entry is reported at the next start
+    }
+    // Not before its uplinks have been tried, so that the answer tells whether one works.
+    everport::Port* const tried = FindPort(name);
+    if (!tried) return done(status);
+    boost::asio::post(io_, [this, name, serial = tried->serial(), done, status] {
+      everport::Port* const there = FindPort(name);
+      if (!there || there->serial() != serial) return done(status);
+      there->WhenSettled([done, status] { done(status); });
+    });
+  });
+}
+
+void Service::RemovePort(const std::string& name, Done done) {
+  if (!FindPort(name))
+    return done(absl::NotFoundError(
+        absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
+  if (!api_ports_.count(name)) {
+    return done(absl::FailedPreconditionError(absl::StrCat("port ", name, ": is in the configuration file ",
+                                                           config_path_, "; take it out there and reload")));
+  }
+  if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
+  Drop(name);
+  events_.Add(name, "config", "removed by the API");
+  done(SaveApiPorts());
+}
+
+// Lets go of the guest, then of the uplinks, then of the session.
+void Service::Drop(const std::string& name) {
+  auto found =
+      std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
+  if (found == ports_.end()) return;
+  (*found)->Forget();
+  ports_.erase(found);
+  api_ports_.erase(name);
+  PeersChanged(name);
+  if (keeper_ && keeper_->connected()) {
+    keeper_->Send(RemoveRequest{name}, [this, name](absl::StatusOr<KeeperClient::Answer> answer) {
+      if (!answer.ok()) events_.Add(name, "keeper", std::string(answer.status().message()), true);
+    });
+  }
+}
+
+absl::Status Service::SaveApiPorts() {
+  std::vector<PortConfig> ports;
+  for (const auto& port : ports_) {
+    if (api_ports_.count(port->config().name)) ports.push_back(port->config());
+  }
+  return store_.Save(ports);
+}
+
+void Service::Reload() {
+  absl::StatusOr<Config> next = LoadConfig(config_path_);
+  if (!next.ok()) return RefuseReload(FirstFault(next.status()));
+  std::vector<PortConfig> together = next->ports;
+  for (const auto& port : ports_) {
+    if (api_ports_.count(port->config().name)) together.push_back(port->config());
+  }
+  if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
+    return RefuseReload(
+        absl::StrCat(config_path_, ": with the ports that the API added: ", std::string(status.message())));
+  }
+  reload_error_.clear();
+  if (next->daemon != config_.daemon)
+    events_.Add("", "config", absl::StrCat(config_path_, ": changes of [daemon] take effect with a restart"), true);
+  Apply(next->ports);
+  config_.ports = std::move(next->ports);
+}
+
+void Service::RefuseReload(const std::string& reason) {
+  reload_error_ = absl::StrCat("not reloaded: ", reason);
+  events_.Add("", "config", reload_error_, true);
+}
+
+void Service::Apply(const std::vector<PortConfig>& next) {
+  const PortDiff diff = DiffPorts(config_.ports, next);
+  const auto config_of = [&](const std::string& name) {
+    return *std::find_if(next.begin(), next.end(), [&](const PortConfig& port) { return port.name == name; });
+  };
+  for (const std::string& name : diff.removed) Drop(name);
+  for (const std::string& name : diff.session_changed) Drop(name);
+  for (const auto* names : {&diff.session_changed, &diff.added}) {
+    for (const std::string& name : *names) {
+      Create(config_of(name));
+      Connect(name, [](absl::Status) {});
+    }
+  }
+  for (const std::string& name : diff.uplink_changed) FindPort(name)->SetConfig(config_of(name));
+  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+    for (const std::string& name : names) events_.Add(name, "config", what);
+  };
+  tell(diff.removed, "removed by the configuration file");
+  tell(diff.added, "added by the configuration file");
+  tell(diff.session_changed, "changed by the configuration file: its session begins anew");
+  tell(diff.uplink_changed, "uplinks changed by the configuration file");
+  events_.Add("", "config",
+              absl::StrCat("reloaded: ", diff.added.size(), " added, ", diff.removed.size(), " removed, ",
+                           diff.session_changed.size() + diff.uplink_changed.size(), " changed"));
+}
+
+}  // namespace everport

@@ -1,0 +1,78 @@
+// What the daemon tells of itself.
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "backend/datapath/eal.h"
+#include "backend/service/service.h"
+
+namespace everport {
+
+std::vector<PortView> Service::Ports() const {
+  std::vector<PortView> views;
+  for (const auto& port : ports_) views.push_back(port->View());
+  return views;
+}
+
+absl::StatusOr<PortView> Service::Port(const std::string& name) const {
+  if (everport::Port* port = FindPort(name)) return port->View();
+  return absl::NotFoundError(
+      absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are"));
+}
+
+std::vector<PollerView> Service::Pollers() const {
+  std::vector<PollerView> views;
+  for (const auto& poller : pollers_.pollers()) {
+    const PollerCounters& counters = poller->counters();
+    const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    PollerView view;
+    view.index = poller->index();
+    view.cpus = poller->cpus();
+    view.numa_node = poller->numa_node();
+    view.ports = poller->lanes();
+    view.busy_ratio = samples_[poller->index()].busy;
+    view.loops = load(counters.loops);
+    view.sleeps = load(counters.sleeps);
+    view.wakeups = load(counters.wakeups);
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+std::vector<PlacementRow> Service::Placement() const {
+  std::vector<PlacementRow> rows;
+  for (const auto& port : ports_) rows.push_back(port->Placement());
+  return rows;
+}
+
+HealthView Service::Health() const {
+  HealthView health;
+  health.keeper = !keeper_ ? "off" : keeper_->connected() ? "connected" : "not connected: " + keeper_->trouble();
+  health.ready = !keeper_ || keeper_->connected();
+  if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
+  if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
+  if (!reload_error_.empty())
+    health.problems.push_back(absl::StrCat("configuration: ", reload_error_, "; then run: systemctl reload everportd"));
+  if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
+    health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
+  for (const auto& port : ports_) {
+    const PortView view = port->View();
+    for (size_t i = 0; i < view.uplinks.size(); ++i) {
+      if (!view.uplinks[i].error.empty())
+        health.problems.push_back(absl::StrCat("port ", view.config.name, ": uplink ", i, ": ", view.uplinks[i].error));
+    }
+    health.startup.uplinks_ms += port->uplinks_ms();
+    health.startup.replay_ms = std::max(health.startup.replay_ms, port->replay_ms());
+  }
+  health.startup.eal_ms = eal_ms_;
+  health.startup.total_ms = startup_total_ms_;
+  return health;
+}
+
+std::string Service::Summary() const {
+  const auto running = std::count_if(ports_.begin(), ports_.end(), [](const auto& port) { return port->serving(); });
+  return absl::StrCat(ports_.size(), ports_.size() == 1 ? " port, " : " ports, ", running, " running");
+}
+
+}  // namespace everport

@@ -290,6 +290,18 @@ void Port::ChoosePath(int index, Done done) {
   Reconcile();
 }
 
+std::optional<UplinkConfig> Port::chosen() const {
+  if (chosen_ < 0) return std::nullopt;
+  return uplinks_.at(chosen_).config;
+}
+
+void Port::SetChosen(const UplinkConfig& uplink) {
+  for (int i = 0; i < uplinks_.size(); ++i) {
+    const UplinkConfig& config = uplinks_.at(i).config;
+    if (config.kind == uplink.kind && config.device == uplink.device) chosen_ = i;
+  }
+}
+
 void Port::WhenSettled(std::function<void()> done) {
   if (uplinks_.settled()) return done();
   settling_.push_back(std::move(done));

@@ -68,6 +68,9 @@ class Port {
   // By hand: this uplink is preferred to all others from now on; -1: the order of the configuration is. done is called
   // when the switch has ended: FailedPrecondition says why the uplink cannot be used.
   void ChoosePath(int index, Done done);
+  // That choice; nullopt: none. SetChosen: one that was made before the daemon started, if it is still an uplink.
+  std::optional<UplinkConfig> chosen() const;
+  void SetChosen(const UplinkConfig& uplink);
   // Calls done when each uplink has been tried once.
   void WhenSettled(std::function<void()> done);
   // Asks the devices how they are.

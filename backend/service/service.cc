@@ -97,6 +97,11 @@ absl::Status Service::StartPollers() {
 
 // The file's ports, then those that the API added earlier. Of the latter one that clashes is left out, not the start.
 absl::Status Service::LoadPorts() {
+  if (auto choices = store_.LoadChoices(); choices.ok()) {
+    choices_ = std::move(*choices);
+  } else {
+    events_.Add("", "config", std::string(choices.status().message()), true);
+  }
   for (const PortConfig& port : config_.ports) Create(port);
   absl::StatusOr<std::vector<PortConfig>> saved = store_.Load();
   if (!saved.ok()) {
@@ -132,6 +137,7 @@ std::vector<PortConfig> Service::Configs() const {
 void Service::Create(const PortConfig& port) {
   // The configuration has been checked: the contract exists.
   ports_.push_back(std::make_unique<everport::Port>(port, *FindContract(port.contract), *environment_));
+  if (const auto choice = choices_.find(port.name); choice != choices_.end()) ports_.back()->SetChosen(choice->second);
 }
 
 void Service::Connect(const std::string& name, Done done) {
@@ -262,7 +268,10 @@ void Service::SwitchPath(const std::string& name, int uplink_index, Done done) {
   if (!port)
     return done(absl::NotFoundError(
         absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
-  port->ChoosePath(uplink_index, std::move(done));
+  port->ChoosePath(uplink_index, [this, name, done = std::move(done)](const absl::Status& status) {
+    if (const everport::Port* const chosen = FindPort(name); chosen && status.ok()) NoteChoice(name, chosen->chosen());
+    done(status);
+  });
 }
 
 void Service::WatchDevices() {

@@ -83,6 +83,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
+  void NoteChoice(const std::string& port, const std::optional<UplinkConfig>& uplink);
   void SampleLater();
   void WatchHealth();
   void WatchDevices();
@@ -94,8 +95,9 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   const std::string config_path_;
   const absl::Time started_;
   StateStore store_;
-  absl::Status store_error_;  // why the ports that the API added are not known; then nothing of theirs is ended
-  std::string reload_error_;  // why the last Reload was refused; empty after one that was not
+  absl::Status store_error_;     // why the ports that the API added are not known; then nothing of theirs is ended
+  StateStore::Choices choices_;  // paths chosen by hand
+  std::string reload_error_;     // why the last Reload was refused; empty after one that was not
   EventLog events_;
   Topology topology_;
   double eal_ms_ = 0;

@@ -52,6 +52,7 @@ void Service::RemovePort(const std::string& name, Done done) {
   }
   if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   Drop(name);
+  NoteChoice(name, std::nullopt);
   events_.Add(name, "config", "removed by the API");
   done(SaveApiPorts());
 }
@@ -70,6 +71,17 @@ void Service::Drop(const std::string& name) {
       if (!answer.ok()) events_.Add(name, "keeper", std::string(answer.status().message()), true);
     });
   }
+}
+
+// It holds for this run whether or not it can be saved.
+void Service::NoteChoice(const std::string& port, const std::optional<UplinkConfig>& uplink) {
+  StateStore::Choices next = choices_;
+  next.erase(port);
+  if (uplink) next[port] = *uplink;
+  if (next == choices_) return;
+  choices_ = std::move(next);
+  if (absl::Status status = store_.SaveChoices(choices_); !status.ok())
+    events_.Add(port, "config", absl::StrCat("path chosen by hand, until a restart: ", status.message()), true);
 }
 
 absl::Status Service::SaveApiPorts() {
@@ -108,7 +120,10 @@ void Service::Apply(const std::vector<PortConfig>& next) {
   const auto config_of = [&](const std::string& name) {
     return *std::find_if(next.begin(), next.end(), [&](const PortConfig& port) { return port.name == name; });
   };
-  for (const std::string& name : diff.removed) Drop(name);
+  for (const std::string& name : diff.removed) {
+    Drop(name);
+    NoteChoice(name, std::nullopt);
+  }
   for (const std::string& name : diff.session_changed) Drop(name);
   for (const auto* names : {&diff.session_changed, &diff.added}) {
     for (const std::string& name : *names) {

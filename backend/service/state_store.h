@@ -1,5 +1,7 @@
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,7 +11,9 @@
 
 namespace everport {
 
-// The ports that were added by the API: <state_dir>/ports.json, an array of port objects, replaced atomically.
+// What the API has said and the configuration file does not: under <state_dir>, in files that are replaced atomically.
+// ports.json, an array of port objects: those that were added. paths.json, an object of uplinks by port's name: those
+// that were chosen by hand.
 class StateStore {
  public:
   explicit StateStore(std::string dir) : dir_(std::move(dir)) {}
@@ -19,8 +23,17 @@ class StateStore {
   // After OkStatus the new content survives a power cut; otherwise the old file is as it was.
   absl::Status Save(const std::vector<PortConfig>& ports) const;
 
+  // Kind and device of each alone.
+  using Choices = std::map<std::string, UplinkConfig>;
+  absl::StatusOr<Choices> LoadChoices() const;
+  absl::Status SaveChoices(const Choices& choices) const;
+
  private:
+  absl::StatusOr<std::optional<std::string>> Read(const std::string& path) const;  // nullopt: there is no file
+  absl::Status Replace(const std::string& path, const std::string& text) const;
+
   std::string path() const { return dir_ + "/ports.json"; }
+  std::string choices_path() const { return dir_ + "/paths.json"; }
   const std::string dir_;
 };
 

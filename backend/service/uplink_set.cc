@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "backend/host/pci_device.h"
 #include "migration/feature_contract.h"
 
 namespace everport {
@@ -29,6 +30,13 @@ unsigned DeviceIndex(const UplinkConfig& uplink) {
     default:
       return 0;
   }
+}
+
+// Whether the network device is the PF of the VF that the uplink is: while that is down, its VFs cannot be opened.
+bool IsPfOf(const UplinkConfig& uplink, const std::string& netdev) {
+  if (uplink.kind != UplinkKind::kVf) return false;
+  const auto device = ReadPciDevice("", uplink.device);
+  return device.ok() && device->pf_interface == netdev;
 }
 
 constexpr uint64_t kStallMs = 50;
@@ -217,7 +225,8 @@ bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) 
   }
   for (int i = 0; i < size(); ++i) {
     Item& item = items_[static_cast<size_t>(i)];
-    if (!item.health.open() && index != 0 && (item.config.device == name || item.config.bridge == name)) {
+    if (!item.health.open() && index != 0 &&
+        (item.config.device == name || item.config.bridge == name || (running && IsPfOf(item.config, name)))) {
       item.health.OnDeviceEvent(absl::Now());
       changed = true;
     }

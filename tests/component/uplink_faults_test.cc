@@ -190,5 +190,21 @@ TEST_F(UplinkFaultsTest, APortWithDeadUplinksAloneKeepsItsGuestSaysSoAndRecovers
   EXPECT_EQ(arrived_.doubled + arrived_.overtaken + arrived_.corrupted, 0u);
 }
 
+TEST_F(UplinkFaultsTest, APathChosenByHandIsStillTheChoiceAfterTheDaemonsDeath) {
+  ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}));
+  ASSERT_TRUE(
+      Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
+  Hear("uftap");
+  ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": 1}").ok());
+  stack_.KillDaemon();
+  ASSERT_TRUE(stack_.StartDaemon().ok());
+  ASSERT_TRUE(
+      Until([&] { return Path() >= 0 && Port().at("uplinks").at(0).at("state") == "standby"; }, "both are open"));
+  EXPECT_EQ(Path(), 1);
+  EXPECT_EQ(Port().at("path").at("reason"), "chosen by hand");
+  ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": -1}").ok());
+  EXPECT_TRUE(Until([&] { return Path() == 0; }, "the order of the configuration counts again"));
+}
+
 }  // namespace
 }  // namespace everport::component

@@ -56,6 +56,26 @@ TEST_F(StateStoreTest, MalformedFileIsNamedWithTheMend) {
   }
 }
 
+TEST_F(StateStoreTest, ChoicesAreKeptByPort) {
+  const StateStore store(dir_);
+  EXPECT_TRUE(store.LoadChoices().value().empty());
+  const StateStore::Choices choices = {{"a", {UplinkKind::kVf, "0000:3b:02.1", ""}},
+                                       {"b", {UplinkKind::kTap, "t", ""}}};
+  ASSERT_TRUE(store.SaveChoices(choices).ok());
+  EXPECT_EQ(store.LoadChoices().value(), choices);
+  ASSERT_TRUE(store.SaveChoices({}).ok());
+  EXPECT_TRUE(store.LoadChoices().value().empty());
+}
+
+TEST_F(StateStoreTest, MalformedChoicesAreNamed) {
+  for (const char* text : {"", "[]", "{\"a\":1}", "{\"a\":{}}", "{\"a\":{\"kind\":\"x\",\"device\":\"y\"}}"}) {
+    std::ofstream(dir_ + "/paths.json") << text;
+    const auto choices = StateStore(dir_).LoadChoices();
+    ASSERT_FALSE(choices.ok()) << text;
+    EXPECT_THAT(std::string(choices.status().message()), HasSubstr(dir_ + "/paths.json"));
+  }
+}
+
 TEST_F(StateStoreTest, AFailedSaveLeavesTheOldFile) {
   const StateStore store(dir_);
   ASSERT_TRUE(store.Save({Port("a")}).ok());

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
+#include "backend/base/send_fds.h"
 #include "backend/keeper/unix_socket.h"
 
 namespace everport {
@@ -28,21 +29,9 @@ struct Packet {
 
 // False with errno when the socket does not take it.
 bool SendPacket(int socket, const std::string& text, int fd) {
-  iovec part{const_cast<char*>(text.data()), text.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  }
-  return ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(text.size());
+  const std::span<const int> fds(&fd, fd >= 0 ? 1 : 0);
+  return SendWithFds(socket, text.data(), text.size(), fds, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<ssize_t>(text.size());
 }
 
 // As large as we may: beyond wmem_max takes CAP_NET_ADMIN.

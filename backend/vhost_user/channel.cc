@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "backend/base/send_fds.h"
 #include "backend/vhost_user/codec.h"
 
 namespace everport::vhost_user {
@@ -112,24 +113,10 @@ absl::Status Channel::Send(Message message) {
 absl::Status Channel::Flush() {
   while (!out_.empty()) {
     Outgoing& out = out_.front();
-    iovec iov{out.bytes.data() + out.sent, out.bytes.size() - out.sent};
-    alignas(cmsghdr) char control[kControlBytes] = {};
-    msghdr header{};
-    header.msg_iov = &iov;
-    header.msg_iovlen = 1;
-    if (!out.fds.empty()) {
-      header.msg_control = control;
-      header.msg_controllen = CMSG_SPACE(sizeof(int) * out.fds.size());
-      cmsghdr* c = CMSG_FIRSTHDR(&header);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int) * out.fds.size());
-      for (size_t i = 0; i < out.fds.size(); ++i) {
-        const int fd = out.fds[i].get();
-        std::memcpy(CMSG_DATA(c) + i * sizeof fd, &fd, sizeof fd);
-      }
-    }
-    const ssize_t sent = ::sendmsg(fd_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    std::vector<int> fds;
+    for (const UniqueFd& fd : out.fds) fds.push_back(fd.get());
+    const ssize_t sent = SendWithFds(fd_.get(), out.bytes.data() + out.sent, out.bytes.size() - out.sent, fds,
+                                     MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) return absl::OkStatus();

@@ -52,12 +52,6 @@ class OperatorTest : public testing::Test {
   Stack stack_;
 };
 
-#define ASSERT_OK(expression)                                      \
-  do {                                                             \
-    const absl::Status status_ = (expression);                     \
-    ASSERT_TRUE(status_.ok()) << status_ << "\n" << stack_.Logs(); \
-  } while (false)
-
 // A host on which everportd came up and everport-keeper did not: what is wrong with the uplinks is told all the same.
 TEST_F(OperatorTest, WithoutAKeeperUplinksAreTriedAndTheMissingDeviceIsNamed) {
   AddPortWithoutDevice();

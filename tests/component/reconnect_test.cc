@@ -39,12 +39,6 @@ class ReconnectTest : public testing::TestWithParam<std::tuple<bool, bool>> {
   Stack stack_;
 };
 
-#define ASSERT_OK(expression)                                      \
-  do {                                                             \
-    const absl::Status status_ = (expression);                     \
-    ASSERT_TRUE(status_.ok()) << status_ << "\n" << stack_.Logs(); \
-  } while (false)
-
 TEST_P(ReconnectTest, GuestReset) {
   ASSERT_OK(stack_.Start());
   FrontEnd a(Options("a")), b(Options("b"));

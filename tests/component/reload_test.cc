@@ -103,7 +103,8 @@ TEST_F(ReloadTest, ABrokenStateFileEndsNoSession) {
   stack_.WriteConfig();
   const absl::Status started = stack_.StartDaemon();
   ASSERT_TRUE(started.ok()) << started;
-  EXPECT_TRUE(Eventually([&] { return stack_.Logs().find("its session is kept") != std::string::npos; })) << stack_.Logs();
+  EXPECT_TRUE(Eventually([&] { return stack_.Logs().find("its session is kept") != std::string::npos; }))
+      << stack_.Logs();
   const auto health = stack_.Get("/v1/health");
   ASSERT_TRUE(health.ok()) << health.status();
   EXPECT_NE(boost::json::serialize(*health).find("ports.json"), std::string::npos);

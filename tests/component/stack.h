@@ -85,4 +85,11 @@ class Stack {
   std::unique_ptr<fakes::Process> keeper_, daemon_;
 };
 
+// In a test with a `stack_`: the status, and what its programs said.
+#define ASSERT_OK(expression)                                      \
+  do {                                                             \
+    const absl::Status status_ = (expression);                     \
+    ASSERT_TRUE(status_.ok()) << status_ << "\n" << stack_.Logs(); \
+  } while (false)
+
 }  // namespace everport::component

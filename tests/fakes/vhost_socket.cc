@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "backend/base/send_fds.h"
 #include "backend/base/unix_address.h"
 #include "tests/fakes/require.h"
 
@@ -59,22 +60,8 @@ VhostSocket::VhostSocket(UniqueFd fd) : fd_(std::move(fd)) {
 
 absl::Status VhostSocket::SendBytes(std::span<const uint8_t> bytes, std::span<const int> fds) {
   FAKES_REQUIRE(fds.size() <= kMostFds);
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMostFds)> control{};
   while (!bytes.empty() || !fds.empty()) {
-    iovec iov{.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()};
-    msghdr header{};
-    header.msg_iov = &iov;
-    header.msg_iovlen = 1;
-    if (!fds.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = CMSG_SPACE(fds.size_bytes());
-      cmsghdr* cmsg = CMSG_FIRSTHDR(&header);
-      cmsg->cmsg_level = SOL_SOCKET;
-      cmsg->cmsg_type = SCM_RIGHTS;
-      cmsg->cmsg_len = CMSG_LEN(fds.size_bytes());
-      std::memcpy(CMSG_DATA(cmsg), fds.data(), fds.size_bytes());
-    }
-    const ssize_t n = ::sendmsg(fd_.get(), &header, MSG_NOSIGNAL);
+    const ssize_t n = SendWithFds(fd_.get(), bytes.data(), bytes.size(), fds, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return absl::UnavailableError(absl::StrCat("send: ", std::strerror(errno)));
     bytes = bytes.subspan(static_cast<size_t>(n));

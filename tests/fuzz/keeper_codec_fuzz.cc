@@ -14,6 +14,7 @@
 #include <cstring>
 #include <vector>
 
+#include "backend/base/send_fds.h"
 #include "backend/vhost_user/channel.h"
 #include "backend/vhost_user/codec.h"
 
@@ -27,22 +28,8 @@ void Require(bool holds, const char* what) {
 }
 
 void Throw(int socket, const uint8_t* bytes, size_t size, unsigned descriptors, int fd) {
-  std::vector<int> fds(descriptors, fd);
-  std::vector<char> control(CMSG_SPACE(sizeof(int) * 16));
-  iovec part{const_cast<uint8_t*>(bytes), size};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (descriptors > 0) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors);
-    cmsghdr* c = CMSG_FIRSTHDR(&header);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int) * descriptors);
-    std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * descriptors);
-  }
-  (void)!::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+  const std::vector<int> fds(descriptors, fd);
+  (void)!SendWithFds(socket, bytes, size, fds, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void CheckMessage(const Message& message) {

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "backend/base/send_fds.h"
 #include "backend/base/unix_address.h"
 
 namespace everport {
@@ -48,22 +49,8 @@ class KeeperClientTest : public ::testing::Test, public KeeperClient::Listener {
     return std::string(buffer, n > 0 ? static_cast<size_t>(n) : 0);
   }
   void Say(const ControlMessage& message, int fd = -1) {
-    std::string text = EncodeMessage(message);
-    iovec part{text.data(), text.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (fd >= 0) {
-      header.msg_control = control;
-      header.msg_controllen = sizeof control;
-      cmsghdr* c = CMSG_FIRSTHDR(&header);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof fd);
-      std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    }
-    ASSERT_GT(sendmsg(peer_.get(), &header, 0), 0);
+    const std::string text = EncodeMessage(message);
+    ASSERT_GT(SendWithFds(peer_.get(), text.data(), text.size(), std::span(&fd, fd >= 0 ? 1 : 0), 0), 0);
   }
   static ControlReply Ok() {
     ControlReply reply;

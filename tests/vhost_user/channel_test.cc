@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "backend/base/send_fds.h"
 #include "backend/vhost_user/codec.h"
 
 namespace everport::vhost_user {
@@ -33,22 +34,8 @@ class ChannelTest : public testing::Test {
   // Raw bytes from the peer, with n descriptors.
   void Throw(const void* bytes, size_t size, int n = 0) {
     UniqueFd any(::eventfd(0, EFD_CLOEXEC));
-    std::vector<int> fds(static_cast<size_t>(n), any.get());
-    std::vector<char> control(CMSG_SPACE(sizeof(int) * fds.size()));
-    iovec part{const_cast<void*>(bytes), size};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (n > 0) {
-      header.msg_control = control.data();
-      header.msg_controllen = control.size();
-      cmsghdr* c = CMSG_FIRSTHDR(&header);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-      std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
-    }
-    ASSERT_EQ(::sendmsg(peer_.get(), &header, MSG_NOSIGNAL), static_cast<ssize_t>(size));
+    const std::vector<int> fds(static_cast<size_t>(n), any.get());
+    ASSERT_EQ(SendWithFds(peer_.get(), bytes, size, fds, MSG_NOSIGNAL), static_cast<ssize_t>(size));
   }
   std::string Error() {
     const auto message = channel_->Receive();

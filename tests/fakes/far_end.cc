@@ -12,14 +12,14 @@
 
 namespace everport::fakes {
 
-absl::StatusOr<std::unique_ptr<PacketFarEnd>> PacketFarEnd::Open(const std::string& interface) {
+absl::StatusOr<std::unique_ptr<PacketFarEnd>> PacketFarEnd::Open(const std::string& interface, uint16_t type) {
   UniqueFd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   const int size = 16 << 20, on = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
   ::setsockopt(fd.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(kTestFrameType);
+  address.sll_protocol = htons(type);
   address.sll_ifindex = static_cast<int>(::if_nametoindex(interface.c_str()));
   if (address.sll_ifindex == 0 || ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     return absl::ErrnoToStatus(errno, absl::StrCat("network interface ", interface));

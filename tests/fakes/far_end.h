@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "backend/base/unique_fd.h"
+#include "tests/fakes/test_frame.h"
 
 namespace everport::fakes {
 
@@ -23,11 +24,13 @@ class FarEnd {
   virtual bool Send(std::span<const uint8_t> frame) = 0;
 };
 
-// A network interface: test frames (test_frame.h) that come in, whomever they are for. An interface that goes down and
-// comes up again is heard again; one that is made anew must be opened anew.
+// A network interface: frames of one Ethernet type that come in, test frames (test_frame.h) unless another is asked
+// for, whomever they are for. An interface that goes down and comes up again is heard again; one that is made anew must
+// be opened anew.
 class PacketFarEnd : public FarEnd {
  public:
-  static absl::StatusOr<std::unique_ptr<PacketFarEnd>> Open(const std::string& interface);
+  static absl::StatusOr<std::unique_ptr<PacketFarEnd>> Open(const std::string& interface,
+                                                            uint16_t type = kTestFrameType);
   void Poll(const OnFrame& on_frame) override;
   bool Send(std::span<const uint8_t> frame) override;
 

@@ -12,3 +12,8 @@ from lib.stage import build_dir
 @pytest.fixture(scope="session")
 def guest_files():
     return make_guest(build_dir() / "guest_tools")
+
+
+@pytest.fixture(scope="session")
+def sriov_guest_files():
+    return make_guest(build_dir() / "guest_tools", "--sriov")

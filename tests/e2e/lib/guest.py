@@ -14,9 +14,9 @@ from .process import Process
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 
 
-def make_guest(tools_dir):
+def make_guest(tools_dir, *options):
     """Runs tests/setup/make-guest; the folder it made."""
-    done = subprocess.run([REPOSITORY / "tests/setup/make-guest", tools_dir], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([REPOSITORY / "tests/setup/make-guest", *options, tools_dir], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise RuntimeError("tests/setup/make-guest failed; what it said is above")
     return pathlib.Path(done.stdout.splitlines()[-1])
@@ -32,10 +32,13 @@ class Guest:
     """Starts at once; wait_booted() returns when its agent answers, which is after its NIC is up.
 
     With server=on QEMU comes no further than its netdev until a backend has connected to nic_socket.
+    network: QEMU's arguments for network devices of another make, in the place of the one NIC on nic_socket.
+    qemu: the file in files that runs it.
     """
 
     def __init__(self, files, work_dir, nic_socket, *, name="guest", address="10.77.0.2/24", mac="52:54:00:00:00:02",
-                 queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options=""):
+                 queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options="",
+                 network=None, qemu="qemu"):
         self.name = name
         self.address = address.split("/")[0]
         self.console_socket = pathlib.Path(work_dir) / f"{name}-console.sock"
@@ -46,7 +49,7 @@ class Guest:
         qmp, qmp_end = socket.socketpair()
         vcpus = queue_pairs  # the guest's driver uses as many queue pairs as it has CPUs
         args = [
-            files / "qemu", "-name", name, "-machine", "q35,memory-backend=mem",
+            files / qemu, "-name", name, "-machine", "q35,memory-backend=mem",
             "-accel", "tcg,thread=multi" if self.accel == "tcg" else self.accel,
             "-smp", vcpus, "-m", memory_mb, "-nodefaults", "-no-user-config", "-display", "none",
             "-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on",
@@ -57,13 +60,17 @@ class Guest:
             "-chardev", f"socket,id=agent,fd={agent_end.fileno()}", "-device", "virtio-serial-pci",
             "-device", "virtserialport,chardev=agent,name=everport.agent",
             "-chardev", f"socket,id=qmp,fd={qmp_end.fileno()}", "-mon", "chardev=qmp,mode=control",
-            "-chardev", f"socket,id=nic,path={nic_socket},server=on",
-            "-netdev", f"vhost-user,id=nic,chardev=nic,queues={queue_pairs}",
-            "-device", f"virtio-net-pci,netdev=nic,mac={mac},packed={'on' if packed else 'off'}"
-            + (f",mq=on,vectors={2 * queue_pairs + 2}" if queue_pairs > 1 else "")
-            + (f",host_mtu={mtu}" if mtu != 1500 else "")
-            + ("," + device_options if device_options else ""),
         ]
+        if network is None:
+            network = [
+                "-chardev", f"socket,id=nic,path={nic_socket},server=on",
+                "-netdev", f"vhost-user,id=nic,chardev=nic,queues={queue_pairs}",
+                "-device", f"virtio-net-pci,netdev=nic,mac={mac},packed={'on' if packed else 'off'}"
+                + (f",mq=on,vectors={2 * queue_pairs + 2}" if queue_pairs > 1 else "")
+                + (f",host_mtu={mtu}" if mtu != 1500 else "")
+                + ("," + device_options if device_options else ""),
+            ]
+        args += network
         self.process = Process(args, name=f"QEMU ({name})", log_path=pathlib.Path(work_dir) / f"{name}-qemu.log",
                                pass_fds=(agent_end.fileno(), qmp_end.fileno()), detach=detach)
         agent_end.close()

@@ -1,0 +1,183 @@
+"""A guest's NIC is a composed SR-IOV device (QEMU 11.1): its VFs come and go, each on a port with an uplink of its own.
+
+                 guest "sriov"                     everport
+ namespace vf1   VF 1, split rings   --- port vf1 --- tap in br0 --- the host
+ namespace vf2   VF 2, packed rings  --- port vf2 --- wire --- port peer --- guest "peer"
+                 PF                  --- port pf  --- tap in br0 --- the host
+"""
+
+import contextlib
+import json
+import os
+import time
+
+from lib.everport import port_toml
+from lib.guest import Guest
+from lib.measure import Flow, median
+from lib.process import wait_until
+from lib.sriov import MACS, SriovGuest, socket_of
+from lib.stage import Stage
+
+ROUNDS = 20
+DATAGRAMS_S = 0.25  # one each millisecond
+TCP_S = 0.25
+VF1, VF2 = "10.79.0.2", "10.78.0.2"
+HOST_TO_VF1, PEER = "10.79.0.1", "10.78.0.1"
+
+
+def wire(name):
+    return {"kind": "port", "device": name}
+
+
+class SriovStage(Stage):
+    """Keeper, daemon and both guests."""
+
+    def __init__(self, purpose, files, uplinks):
+        super().__init__(purpose, guest_files=files)
+        self.everport.write_config(*self.ports(**uplinks))
+        self.peer = None
+
+    def tap(self, name):
+        return {"kind": "tap", "device": f"ep-{name}", "bridge": self.net.bridge}
+
+    def ports(self, **uplinks):
+        """Configuration texts: each port on the uplink that is given for it, on a tap in the bridge if none is."""
+        return [port_toml(name, socket_of(self.work, name), [uplinks.get(name) or self.tap(name)], mac=mac)
+                for name, mac in {**MACS, "peer": "52:54:00:00:02:00"}.items()]
+
+    def start(self):
+        self.everport.start()
+        self.guest = SriovGuest(self.files, self.work)
+        self._closers.callback(self.guest.stop)
+        self.peer = Guest(self.files, self.work, socket_of(self.work, "peer"), name="peer", address=f"{PEER}/24",
+                          mac="52:54:00:00:02:00")
+        self._closers.callback(self.peer.stop)
+        self.guest.wait_booted()
+        self.peer.wait_booted()
+        self.wait_reachable()
+        for namespace in ("vf1", "vf2"):
+            self.guest.add_namespace(namespace)
+        return self
+
+    def states(self):
+        return {port["name"]: port["state"] for port in self.everport.ctl("ports")}
+
+    def wait_states(self, **expected):
+        wait_until(lambda: {name: self.states()[name] for name in expected} == expected, 5, f"ports are {expected}")
+
+    def packets(self, name):
+        port = self.everport.port(name)
+        return port["rx_packets"], port["tx_packets"]
+
+
+class End:
+    """Where traffic begins or ends: the host, a guest, or a namespace of a guest."""
+
+    def __init__(self, stage, address, guest=None, namespace=None):
+        self.stage, self.address, self.guest, self.namespace = stage, address, guest, namespace
+
+    def start(self, *args):
+        """everport-flow there; a function that waits for its exit status and returns its JSON."""
+        if self.guest is None:
+            flow = Flow(self.stage.net.prefix(), self.stage.flow_program, args, self.stage.work)
+            return lambda: flow.wait(40)
+        command = "everport-flow " + " ".join(str(arg) for arg in args)
+        if self.namespace:
+            command = self.guest.within(self.namespace, command)
+        reply = self.guest.spawn(command)
+
+        def result():
+            ended = reply.result(40)
+            said = ended.output.splitlines()
+            assert said and said[-1].startswith("{"), f"{self.address}: {command}: {ended.status}: {ended.output}"
+            return json.loads(said[-1])
+        return result
+
+
+def exchange(one, other):
+    """Numbered datagrams from one to the other and back, then TCP both ways, every byte compared; (datagrams, bytes)."""
+    echo = other.start("echo", 5003)
+    pinged = one.start("ping", other.address, 5003, DATAGRAMS_S, 1)()
+    assert pinged["sent"] == DATAGRAMS_S * 1000 and pinged["received"] == pinged["sent"], pinged
+    assert (pinged["duplicated"], pinged["reordered"]) == (0, 0), pinged
+    assert echo()["echoed"] == pinged["sent"]
+    octets = 0
+    for port, sender, receiver in ((5001, one, other), (5002, other, one)):
+        received = receiver.start("recv", port)
+        sent = sender.start("send", receiver.address, port, TCP_S)()
+        assert sent["ok"] and sent["bytes"] > 0, sent
+        assert received()["ok"]
+        octets += sent["bytes"]
+    return pinged["sent"], octets
+
+
+def open_files(process):
+    return len(os.listdir(f"/proc/{process.pid}/fd"))
+
+
+def complaints(path, harmless=(" info ",)):
+    """The lines of a log, after the command itself, that are more than information."""
+    return [line for line in path.read_text().splitlines()[1:] if not any(text in line for text in harmless)]
+
+
+@contextlib.contextmanager
+def undisturbed(stage):
+    """The guests' other NICs notice nothing, and keeper and daemon are the same, with as many open files, at the end."""
+    everport = stage.everport
+    processes = (everport.keeper, everport.daemon)
+    before = [open_files(process) for process in processes]
+    changes = stage.guest.carrier_changes(), stage.peer.carrier_changes()
+    pings = stage.pinger()
+    pings.wait_reply(0, 10)
+    yield
+    assert pings.stop().lost == 0, f"the PF lost {pings.lost} of {pings.sent} pings"
+    assert (stage.guest.carrier_changes(), stage.peer.carrier_changes()) == changes
+    assert stage.guest.carrier() and stage.peer.carrier()
+    assert all(process.alive() for process in processes)
+    assert [open_files(process) for process in processes] == before, "open files of keeper and daemon"
+    for process in processes:
+        assert not complaints(process.log_path), process.name
+    # QEMU says what it does not like about a vhost-user back-end.
+    assert not complaints(stage.guest.process.log_path, ("info: ", "is deprecated")), stage.guest.process.log_tail()
+    print(f"PF: {pings.sent} pings, none lost; carrier_changes as before; "
+          f"open files of keeper and daemon as before: {before}")
+
+
+def test_vfs_come_and_go_twenty_times(sriov_guest_files):
+    with SriovStage("sriov", sriov_guest_files, {"vf2": wire("peer"), "peer": wire("vf2")}) as stage:
+        stage.start()
+        stage.net.ip("address", "add", f"{HOST_TO_VF1}/24", "dev", stage.net.bridge)
+        host = End(stage, HOST_TO_VF1)
+        peer = End(stage, PEER, stage.peer)
+        vf1 = End(stage, VF1, stage.guest, "vf1")
+        vf2 = End(stage, VF2, stage.guest, "vf2")
+
+        print("\nround  created  traffic  destroyed (ms)   datagrams  TCP MB")
+        rounds = []
+        totals = [0, 0]
+        with undisturbed(stage):
+            for number in range(1, ROUNDS + 1):
+                times = [time.monotonic()]
+                stage.wait_states(pf="running", vf1="connected", vf2="connected", peer="running")
+                for netdev, namespace, address in zip(stage.guest.create_vfs(), ("vf1", "vf2"), (VF1, VF2)):
+                    stage.guest.take_vf(netdev, namespace, f"{address}/24")
+                stage.wait_states(pf="running", vf1="running", vf2="running", peer="running")
+                times.append(time.monotonic())
+
+                before = [stage.packets(name) for name in ("vf1", "vf2", "peer")]
+                sums = [sum(pair) for pair in zip(exchange(host, vf1), exchange(peer, vf2))]
+                for name, (rx, tx) in zip(("vf1", "vf2", "peer"), before):
+                    now = stage.packets(name)
+                    assert min(now[0] - rx, now[1] - tx) >= DATAGRAMS_S * 1000, f"{name}: {(rx, tx)} -> {now}"
+                times.append(time.monotonic())
+
+                stage.guest.destroy_vfs()
+                assert stage.guest.netdevs_in("vf1") == stage.guest.netdevs_in("vf2") == []
+                stage.wait_states(pf="running", vf1="connected", vf2="connected", peer="running")
+                times.append(time.monotonic())
+                took = [1000 * (b - a) for a, b in zip(times, times[1:])]
+                print(f"{number:5} {took[0]:8.0f} {took[1]:8.0f} {took[2]:10.0f} {sums[0]:16} {sums[1] / 1e6:7.1f}")
+                rounds.append(sum(took))
+                totals = [sum(pair) for pair in zip(totals, sums)]
+        print(f"{ROUNDS} rounds, median {median(rounds) / 1000:.1f} s, longest {max(rounds) / 1000:.1f} s; {totals[0]} datagrams "
+              f"each way, none lost, doubled or out of order; {totals[1] / 1e6:.0f} MB of TCP, every byte as sent")

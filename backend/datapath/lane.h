@@ -9,23 +9,10 @@
 
 #include "backend/datapath/endpoint.h"
 #include "backend/datapath/guest_endpoint.h"
+#include "backend/datapath/lane_counters.h"
 #include "backend/datapath/offload.h"
 
 namespace everport {
-
-// What a lane has moved. Written by its poller alone, read by anyone; never goes back.
-struct alignas(64) LaneCounters {
-  struct Queue {
-    std::atomic<uint64_t> rx_packets{0}, tx_packets{0};  // rx: towards the guest
-  };
-  std::atomic<uint64_t> rx_packets{0}, tx_packets{0}, rx_bytes{0}, tx_bytes{0};
-  std::atomic<uint64_t> drops_guest_full{0}, drops_uplink_full{0}, drops_malformed{0}, drops_no_path{0};
-  Queue queues[16];
-
-  static void Add(std::atomic<uint64_t>& counter, uint64_t n) {
-    counter.store(counter.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
-  }
-};
 
 // A port's relay: bursts from the guest's rings to the active uplink and back, through the offload stage. One poller
 // owns it from Poller::Add to the acknowledgement of Poller::Remove; the endpoints outlive it.

@@ -14,7 +14,6 @@
 #include "backend/datapath/vf.h"
 #include "backend/datapath/vhost_vdpa.h"
 #include "backend/datapath/virtio_user.h"
-#include "backend/datapath/wire_endpoint.h"
 
 namespace everport {
 namespace {
@@ -91,8 +90,8 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const UplinkConfig& config, int node,
                                                  Mempools& mempools, const FindGuest& peers) {
-  std::shared_ptr<GuestEndpoint> peer = peers(config.device);
-  if (!peer) {
+  WirePeer peer = peers(config.device);
+  if (!peer.guest) {
     return absl::NotFoundError(
         absl::StrCat("port ", config.device, " does not exist yet; add it with the uplink port:", port.name));
   }

@@ -10,6 +10,7 @@
 #include "backend/datapath/guest_endpoint.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/offload_device.h"
+#include "backend/datapath/wire_endpoint.h"
 
 namespace everport {
 
@@ -25,7 +26,8 @@ struct Uplink {
   Trouble trouble() const { return offload ? offload->trouble() : endpoint->trouble(); }
 };
 
-using FindGuest = std::function<std::shared_ptr<GuestEndpoint>(const std::string& port)>;
+// A port's end of a wire; without a guest if there is no such port.
+using FindGuest = std::function<WirePeer(const std::string& port)>;
 
 // "tap ep-vm1", "port vm2": how messages name an uplink.
 std::string DescribeUplink(const UplinkConfig& uplink);

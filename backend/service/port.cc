@@ -388,11 +388,12 @@ PortView Port::View() const {
   for (unsigned pair = 0; pair < config_.queue_pairs; ++pair) {
     const uint32_t enabled = guest_ ? guest_->enabled_vrings() : 0;
     view.queues.push_back({pair, (enabled >> (2 * pair) & 1) != 0, (enabled >> (2 * pair + 1) & 1) != 0,
-                           load(counters_->queues[pair].rx_packets), load(counters_->queues[pair].tx_packets)});
+                           load(counters_->queues[pair].rx_packets) + load(counters_->wired.queue_packets[pair]),
+                           load(counters_->queues[pair].tx_packets)});
   }
-  view.rx_packets = load(counters_->rx_packets);
+  view.rx_packets = load(counters_->rx_packets) + load(counters_->wired.packets);
   view.tx_packets = load(counters_->tx_packets);
-  view.rx_bytes = load(counters_->rx_bytes);
+  view.rx_bytes = load(counters_->rx_bytes) + load(counters_->wired.bytes);
   view.tx_bytes = load(counters_->tx_bytes);
   view.drops_guest_ring_full = load(counters_->drops_guest_full);
   view.drops_uplink_full = load(counters_->drops_uplink_full);

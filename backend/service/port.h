@@ -82,6 +82,7 @@ class Port {
   const PortConfig& config() const { return config_; }
   uint64_t serial() const { return serial_; }  // another for each port ever made, whatever its name
   std::shared_ptr<GuestEndpoint> guest() const { return guest_; }
+  std::shared_ptr<LaneCounters> counters() const { return counters_; }
   PortView View() const;
   PlacementRow Placement() const;
   double replay_ms() const { return replay_ms_; }  // from Attach to rings served; 0: not yet

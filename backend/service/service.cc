@@ -44,9 +44,9 @@ Service::~Service() {
 
 absl::Status Service::Start() {
   if (absl::Status status = StartPollers(); !status.ok()) return status;
-  const FindGuest find_guest = [this](const std::string& name) -> std::shared_ptr<GuestEndpoint> {
+  const FindGuest find_guest = [this](const std::string& name) -> WirePeer {
     everport::Port* port = FindPort(name);
-    return port ? port->guest() : nullptr;
+    return port ? WirePeer{port->guest(), port->counters()} : WirePeer{};
   };
   environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
       io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest},

@@ -85,7 +85,7 @@ class UplinkTest : public ::testing::Test {
     return port;
   }
   absl::StatusOr<std::unique_ptr<Uplink>> Open(const PortConfig& port) {
-    return OpenUplink(port, port.uplinks[0], -1, mempools_, [](const std::string&) { return nullptr; });
+    return OpenUplink(port, port.uplinks[0], -1, mempools_, [](const std::string&) { return WirePeer{}; });
   }
   static bool Exists(const std::string& device) { return if_nametoindex(device.c_str()) != 0; }
 

@@ -57,9 +57,10 @@ class SriovGuest(Guest):
     # --- namespaces: two functions on one subnet would answer for each other's addresses otherwise
 
     def add_namespace(self, namespace):
-        self.run(f"unshare -n sh -c 'echo $$ > /run/{namespace}.new; mv /run/{namespace}.new /run/{namespace};"
-                 f" exec sleep 1000000' > /dev/null 2>&1 & while [ ! -e /run/{namespace} ]; do usleep 1000; done")
-        self.run(self.within(namespace, "ip link set lo up"))
+        """Its first process's id is in /run/NAME, its own view of /sys at /run/NAME.sys."""
+        run = f"/run/{namespace}"
+        self.run(f"unshare -n sh -c 'ip link set lo up; mkdir {run}.sys; mount -t sysfs sysfs {run}.sys; echo $$ > {run}.new;"
+                 f" mv {run}.new {run}; exec sleep 1000000' > /dev/null 2>&1 & while [ ! -e {run} ]; do usleep 1000; done")
 
     @staticmethod
     def within(namespace, command):
@@ -74,5 +75,10 @@ class SriovGuest(Guest):
 
     def netdevs_in(self, namespace):
         """Network devices there, besides lo."""
-        return [line.split(": ")[1] for line in self.run(self.within(namespace, "ip -o link")).splitlines()
-                if ": lo:" not in line]
+        return [name for name in self.run(f"ls /run/{namespace}.sys/class/net").split() if name != "lo"]
+
+    def links_in(self, namespace):
+        """Of each of them, whether it has its carrier, and how often that has changed."""
+        folder = f"/run/{namespace}.sys/class/net"
+        return {name: tuple(self.run(f"cat {folder}/{name}/carrier {folder}/{name}/carrier_changes").split())
+                for name in self.netdevs_in(namespace)}

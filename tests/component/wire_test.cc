@@ -108,7 +108,7 @@ TEST_P(WireTest, FramesArriveIntactBothWays) {
   EXPECT_EQ(there.Fault(), "");
   EXPECT_EQ(back.Fault(), "");
   // Each end counts what its guest was given, which is what the other's guest has sent.
-  for (const auto [from, to] : {std::pair('a', 'b'), std::pair('b', 'a')}) {
+  for (const auto& [from, to] : {std::pair('a', 'b'), std::pair('b', 'a')}) {
     const std::string sender = PortName(shape, from), receiver = PortName(shape, to);
     EXPECT_GE(stack_->PortNumber(receiver, "rx_packets"), static_cast<int64_t>(enough));
     EXPECT_EQ(stack_->PortNumber(receiver, "rx_packets"), stack_->PortNumber(sender, "tx_packets"));

@@ -35,7 +35,8 @@ class SriovGuest(Guest):
     PF = "/sys/bus/pci/devices/0000:01:00.0"  # the first function behind the only root port
 
     def __init__(self, files, work_dir, *, name="sriov", packed=("vf2",), **options):
-        super().__init__(files, work_dir, None, name=name, qemu="qemu-sriov", network=_network(work_dir, packed), **options)
+        super().__init__(files, work_dir, None, name=name, qemu="qemu-sriov", network=_network(work_dir, packed),
+                         **options)
 
     def create_vfs(self):
         """Both of them; their netdevs' names."""
@@ -59,8 +60,9 @@ class SriovGuest(Guest):
     def add_namespace(self, namespace):
         """Its first process's id is in /run/NAME, its own view of /sys at /run/NAME.sys."""
         run = f"/run/{namespace}"
-        self.run(f"unshare -n sh -c 'ip link set lo up; mkdir {run}.sys; mount -t sysfs sysfs {run}.sys; echo $$ > {run}.new;"
-                 f" mv {run}.new {run}; exec sleep 1000000' > /dev/null 2>&1 & while [ ! -e {run} ]; do usleep 1000; done")
+        self.run(f"unshare -n sh -c 'ip link set lo up; mkdir {run}.sys; mount -t sysfs sysfs {run}.sys; "
+                 f"echo $$ > {run}.new; mv {run}.new {run}; exec sleep 1000000' > /dev/null 2>&1 & "
+                 f"while [ ! -e {run} ]; do usleep 1000; done")
 
     @staticmethod
     def within(namespace, command):

@@ -175,6 +175,7 @@ def undisturbed(stage):
     assert (stage.guest.carrier_changes(), stage.peer.carrier_changes()) == changes
     assert stage.guest.carrier() and stage.peer.carrier()
     assert all(process.alive() for process in processes)
+    assert [port["name"] for port in everport.ctl("ports") if port["drops_by_cause"]["malformed"]] == []
     for process in processes:
         assert not complaints(process.log_path), process.name
     # QEMU says what it does not like about a vhost-user back-end.

@@ -48,7 +48,7 @@ class Probe {
  private:
   void Open() {
     const absl::Time before = absl::Now();
-    auto uplink = OpenUplink(port_, port_.uplinks[0], -1, mempools_, [](const std::string&) { return nullptr; });
+    auto uplink = OpenUplink(port_, port_.uplinks[0], -1, mempools_, [](const std::string&) { return WirePeer{}; });
     retry_at_ = absl::Now() + absl::Milliseconds(100);
     if (!uplink.ok()) {
       if (const std::string text(uplink.status().message()); text != said_) Say("failed " + (said_ = text));

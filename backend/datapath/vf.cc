@@ -16,7 +16,6 @@
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
 #include "backend/datapath/eal.h"
-#include "backend/host/netlink.h"
 #include "backend/host/vf_settings.h"
 
 namespace everport {
@@ -58,13 +57,6 @@ bool PfGaveAnother(const PciDevice& device, const Mac& mac, bool& trusted) {
   return settings->mac != mac;
 }
 
-// A PF that is set down resets its VFs, and not every driver of a VF notices: the link is all that it sees.
-bool PfIsDown(const std::string& pf_interface) {
-  if (pf_interface.empty()) return false;
-  const auto link = netlink::GetLinkState(pf_interface);
-  return link.ok() && !link->up;
-}
-
 // Drivers may say that an address was set when the PF has refused it: the PF's word counts where it can be had.
 absl::Status ReceiveFor(const PciDevice& device, uint16_t ethdev_id, const std::string& text) {
   Mac mac{};
@@ -100,7 +92,7 @@ absl::StatusOr<PciDevice> PrepareVfDevice(const UplinkConfig& config) {
   auto device = PrepareVf("", config.device, config.bind, RealKernel());
   if (!device.ok())
     return absl::Status(device.status().code(), absl::StrCat(object, ": ", std::string(device.status().message())));
-  if (PfIsDown(device->pf_interface)) {
+  if (PfIsSetDown("", *device)) {
     return absl::FailedPreconditionError(absl::StrCat(object, ": its PF ", device->pf_interface,
                                                       " is down; run: ip link set ", device->pf_interface, " up"));
   }
@@ -126,7 +118,9 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> OpenVfEndpoint(const PortConfig&
                                         .descriptors = kVfDescriptors,
                                         .offloads = true,
                                         .edge_wakes = true,
-                                        .reset = [pf = device.pf_interface] { return PfIsDown(pf); },
+                                        // A PF that is set down resets its VFs, and not every driver of a VF
+                                        // notices: the link is all that it sees.
+                                        .reset = [device] { return PfIsSetDown("", device); },
                                         .changed = std::move(changed)});
   if (!endpoint.ok()) return endpoint;
   if (absl::Status status = ReceiveFor(device, (*endpoint)->ethdev_id(), port.mac); !status.ok()) return status;

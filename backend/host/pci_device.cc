@@ -1,6 +1,7 @@
 #include "backend/host/pci_device.h"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -170,6 +171,13 @@ absl::Status CheckVfDriver(const PciDevice& device) {
       "PCI device ", device.address, device.driver.empty() ? " is bound to no driver" : " is bound to " + device.driver,
       device.interface.empty() ? "" : absl::StrCat(" (", device.interface, ")"),
       ", not to vfio-pci; write bind = true at the uplink, or run: ", BindCommands(device)));
+}
+
+bool PfIsSetDown(const std::string& root, const PciDevice& device) {
+  if (device.pf_interface.empty()) return false;
+  unsigned flags = 0;
+  const bool known = absl::SimpleHexAtoi(ReadLine(root + "/sys/class/net/" + device.pf_interface + "/flags"), &flags);
+  return known && (flags & IFF_UP) == 0;
 }
 
 std::string VfioGroupFile(const PciDevice& device) {

@@ -30,6 +30,9 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
 absl::Status CheckVf(const PciDevice& device);
 // Whether its driver is one that DPDK works with.
 absl::Status CheckVfDriver(const PciDevice& device);
+// Whether the PF's network interface has been set down. Never waits: rtnetlink would answer only when a PF that is
+// being set down has got there, which takes its driver up to a second, with its VFs out of order already.
+bool PfIsSetDown(const std::string& root, const PciDevice& device);
 // VFIO's file of the device's group; empty if DPDK does not use VFIO for it.
 std::string VfioGroupFile(const PciDevice& device);
 // Whether this process may open VFIO's files for it. root as above.

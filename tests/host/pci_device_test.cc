@@ -75,6 +75,16 @@ class PciDeviceTest : public ::testing::Test {
                                  }};
 };
 
+TEST_F(PciDeviceTest, PfThatIsSetDownIsSeenByItsFlags) {
+  const auto vf = ReadPciDevice(Root(), kVf);
+  ASSERT_TRUE(vf.ok()) << vf.status();
+  EXPECT_FALSE(PfIsSetDown(Root(), *vf)) << "nothing is known of it";
+  Write("/sys/class/net/eth0/flags", "0x1003\n");
+  EXPECT_FALSE(PfIsSetDown(Root(), *vf));
+  Write("/sys/class/net/eth0/flags", "0x1002\n");
+  EXPECT_TRUE(PfIsSetDown(Root(), *vf));
+}
+
 TEST_F(PciDeviceTest, IsReadWithItsPfAndGroup) {
   const auto vf = ReadPciDevice(Root(), kVf);
   ASSERT_TRUE(vf.ok()) << vf.status();

@@ -136,17 +136,23 @@ class Everport:
 
     def get(self, path):
         """The API itself; parsed JSON, or text where it is none."""
+        return self._request("GET", path)
+
+    def post(self, path, **body):
+        return self._request("POST", path, json.dumps(body))
+
+    def _request(self, method, path, body=None):
         connection = http.client.HTTPConnection("everport", timeout=10)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(10)
         connection.sock.connect(str(self.run_dir / "api.sock"))
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body)
             response = connection.getresponse()
-            body = response.read().decode()
+            text = response.read().decode()
             if response.status != 200:
-                raise RuntimeError(f"GET {path}: {response.status}: {body}")
-            return json.loads(body) if "json" in response.getheader("Content-Type", "") else body
+                raise RuntimeError(f"{method} {path}: {response.status}: {text}")
+            return json.loads(text) if "json" in response.getheader("Content-Type", "") else text
         finally:
             connection.close()
 

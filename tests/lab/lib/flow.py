@@ -14,6 +14,8 @@ import pathlib
 import subprocess
 import time
 
+from e2e.lib.process import wait_until
+
 from .everport import BIN
 
 
@@ -46,6 +48,16 @@ class FlowGuest:
     def attach(self, name, interface):
         self._ask(f"attach {name} {interface}")
 
+    def look(self):
+        """How many frames so far in this phase: taken (from the guest), in, others, and by far end."""
+        return self._ask("look")
+
+    def wait_more(self, *what, frames=100, timeout=20):
+        """Until as many more have been seen at each of these."""
+        before = self.look()
+        wait_until(lambda: all(now[w] >= before[w] + frames for now in [self.look()] for w in what), timeout,
+                   f"frames are seen: {' and '.join(what)}")
+
     def phase(self):
         return self._ask("phase")
 
@@ -67,6 +79,27 @@ class FlowGuest:
 def milliseconds():
     """On the clock of its books."""
     return time.monotonic() * 1000
+
+
+def gap_ms(books, way):
+    """The longest time without a frame, and how much of it was spent while the books' own process was not run: the VM's
+    four CPUs share those of its host with whatever else runs there."""
+    counts = books[way]
+    not_run = sum(max(0, min(to, counts["gap_to"]) - max(begin, counts["gap_from"])) for begin, to in books["pauses"])
+    return counts["gap_ms"], not_run
+
+
+def assert_once_each(first, sent, *sides):
+    """sides: the runs of sequence numbers that each far end has seen. Together they have every frame, none twice; each has
+    them in order."""
+    for runs in sides:
+        assert all(a[1] < b[0] for a, b in zip(runs, runs[1:])), "overtaken"
+    due = first
+    for begin, end in sorted((max(run[0], first), run[1]) for runs in sides for run in runs if run[1] >= first):
+        assert begin >= due, f"frames {begin} … {due - 1} came twice"
+        assert begin == due, f"frames {due} … {begin - 1} are lost"
+        due = end + 1
+    assert due == first + sent, f"of {sent} frames only {due - first} came"
 
 
 def assert_nothing_lost(books):

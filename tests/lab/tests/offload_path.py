@@ -1,10 +1,12 @@
 """A port whose first uplink is a vDPA device: the kernel's device serves the guest's rings itself, the guest moves to the
-software path and back under traffic, and goes on there when the device's process dies or the daemon is killed."""
+software path and back under load, every frame counted, and goes on there when the device's process dies or the daemon is
+killed."""
 # lab: timeout=400
 
 import contextlib
 import itertools
 import os
+import pathlib
 import signal
 
 import pytest
@@ -12,72 +14,122 @@ import pytest
 from e2e.lib.everport import Everport, port_toml
 from e2e.lib.process import wait_until
 from lab.lib.everport import BIN
-from lab.lib.testpmd import Testpmd
+from lab.lib.flow import FlowGuest, assert_once_each, gap_ms, milliseconds
 from lab.lib.vduse import CountingDevice
 
+MAC, PEER_MAC = "52:54:00:00:ee:02", "52:54:00:00:ee:01"
+SWITCHES = 100
 
 _serial = itertools.count()  # a device whose process was killed keeps its name for a while
 
 
+class World:
+    """A guest whose port has a vDPA device, which counts what it gets and sends frames of its own, and a tap."""
+
+    def __init__(self, stack, work):
+        self.device = stack.enter_context(CountingDevice(f"stream{next(_serial)}", mode="stream"))
+        self.everport = Everport(BIN, work)
+        socket = work / "vm.sock"
+        uplinks = [{"kind": "vhost-vdpa", "device": self.device.node}, {"kind": "tap", "device": "lab-vm"}]
+        self.everport.write_config(port_toml("vm", socket, uplinks, mac=MAC, failback_delay_ms=300))
+        stack.callback(self.everport.stop)
+        self.flow = stack.enter_context(FlowGuest(socket, MAC, PEER_MAC, ["tap"], rate=8000))
+        self.everport.start()
+        self.flow.wait_connected()
+        wait_until(pathlib.Path("/sys/class/net/lab-vm").exists, 10, "the tap is there")
+        self.flow.attach("tap", "lab-vm")
+        self.wait_path(0)
+        self.switch(1)  # what waits in the tap's queue is not counted
+        self.wait_traffic()
+        self.flow.phase()
+        self.wait_traffic()
+        self.switch(0)
+        self.wait_traffic()
+
+    def port(self):
+        return self.everport.get("/v1/ports/vm")
+
+    def wait_path(self, index):
+        wait_until(lambda: self.port()["path"]["index"] == index, 20, f"uplink {index} serves the guest")
+        self.wait_traffic()
+
+    def wait_traffic(self):
+        """Both ways, by the path that is in use."""
+        if self.port()["path"]["index"] == 0:
+            self.flow.wait_more("taken", "others")
+        else:
+            self.flow.wait_more("tap", "in")
+
+    def switch(self, index):
+        self.everport.post("/v1/ports/vm/path", index=index)
+
+    def events(self):
+        return self.everport.ctl_text("events", "--no-follow").stdout
+
+
 @pytest.fixture
 def world(tmp_path):
-    """everport with one port on a VDUSE device that sends everything back, a tap beside it, and a guest that keeps frames going."""
     with contextlib.ExitStack() as stack:
-        device = stack.enter_context(CountingDevice(f"echo{next(_serial)}"))
-        everport = Everport(BIN, tmp_path)
-        socket = tmp_path / "vm.sock"
-        everport.write_config(port_toml("vm", socket, [{"kind": "vhost-vdpa", "device": device.node},
-                                                       {"kind": "tap", "device": "lab-vm"}], failback_delay_ms=300))
-        stack.callback(everport.stop)
-        everport.start()
-        guest = stack.enter_context(Testpmd("guest", vdevs=[f"net_virtio_user0,path={socket},server=1"],
-                                            eal=["--single-file-segments"], options=["--port-topology=loop"]))
-        yield device, everport, guest
+        yield World(stack, tmp_path)
 
 
-def path(everport):
-    return everport.ctl("ports")[0]["path"]
+def describe(what, books, seen):
+    out, back, others = books["out"], books["in"], books["others"]
+    gap, not_run = gap_ms(books, "in")
+    print(f"{what}: {out['sent']} frames from the guest, of them {seen['received']} to the device in {len(seen['runs'])} runs and "
+          f"{out['received']} to the tap in {len(books['paths']['tap']['runs'])}; to the guest {others['received']} of the "
+          f"device's {seen['sent']} ({others['missing']} lost, {others['repeated']} doubled or overtaken) and {back['received']} of "
+          f"the tap's {back['sent']} ({back['missing']} lost, {back['doubled']} doubled, {back['overtaken']} overtaken)", flush=True)
 
 
-def expect_echo(guest, why):
-    """Frames that are sent now come back."""
-    guest.command("stop")
-    guest.command("clear port stats all")
-    guest.command("start tx_first")
-    wait_until(lambda: guest.counters()["RX-packets"] > 500, 20, why)
+def assert_rings_exact(books):
+    assert books["outstanding"] == books["unknown"] == books["malformed"] == 0, books
+    for counts in (books["out"], books["in"]):
+        assert counts["doubled"] == counts["overtaken"] == counts["late"] == counts["corrupted"] == 0, counts
+    assert books["others"]["repeated"] == books["others"]["corrupted"] == 0, books["others"]
 
 
-def test_the_device_serves_the_guest_and_the_software_path_in_turn(world):
-    device, everport, guest = world
-    expect_echo(guest, "frames come back through the device")
-    port = everport.ctl("ports")[0]
+def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
+    port = world.port()
     assert port["path"]["mode"] == "offload", port
     assert port["poller"] == -1, "no poller is involved"
-    for _ in range(10):
-        for index, mode in ((1, "relay"), (0, "offload")):
-            everport.ctl_text("path", "vm", str(index))
-            assert path(everport)["mode"] == mode
-    expect_echo(guest, "frames come back after twenty switches")
-    print(everport.ctl_text("events", "--no-follow").stdout)
-    print(device.stats())
+    world.switch(1)
+    for turn in range(SWITCHES):
+        world.switch(turn % 2)  # the last one to the tap: nothing waits in its queue then
+        world.wait_traffic()
+    books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
+    describe(f"{SWITCHES} switches", books, seen)
+    assert_rings_exact(books)
+    assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])
+    assert books["in"]["missing"] == books["others"]["missing"] == 0
+    assert books["others"]["received"] == seen["sent"]
+    gaps = sorted(float(line.split()[-2]) for line in world.events().splitlines() if " -> " in line)
+    print(f"without a path for {gaps[len(gaps) // 2]:.2f} ms (median), {gaps[-1]:.2f} ms (longest)")
 
 
 def test_the_device_process_killed(world):
-    device, everport, guest = world
-    expect_echo(guest, "frames come back through the device")
-    os.kill(device.pid, signal.SIGKILL)
-    wait_until(lambda: path(everport)["index"] == 1, 10, "the software path takes over")
-    before = everport.ctl("ports")[0]["tx_packets"]
-    guest.command("stop")
-    guest.command("start tx_first")
-    wait_until(lambda: everport.ctl("ports")[0]["tx_packets"] > before, 20, "what the guest sends goes out by the tap")
-    print(everport.ctl_text("events", "--no-follow").stdout)
+    world.wait_traffic()
+    killed = milliseconds()
+    os.kill(world.device.pid, signal.SIGKILL)
+    world.wait_path(1)
+    books = world.flow.phase()
+    after = books["paths"]["tap"]["first"] - killed
+    print(f"device process killed: first frame by the tap after {after:.1f} ms")
+    print(world.events())
+    assert_rings_exact(books)
+    assert after < 500
 
 
 def test_the_daemon_killed_on_the_device(world):
-    device, everport, guest = world
-    expect_echo(guest, "frames come back through the device")
-    everport.kill_daemon()
-    everport.start_daemon()
-    wait_until(lambda: path(everport)["mode"] == "offload", 20, "the device serves the guest again")
-    expect_echo(guest, "frames come back after the daemon's death")
+    world.wait_traffic()
+    killed = milliseconds()
+    world.everport.kill_daemon()
+    world.everport.start_daemon()
+    world.wait_path(0)
+    world.switch(1)
+    world.wait_traffic()
+    books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
+    describe(f"daemon killed, {milliseconds() - killed:.0f} ms ago", books, seen)
+    print(world.events())
+    assert_rings_exact(books)
+    assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])

@@ -4,6 +4,7 @@
 // To the guest the network sends by the far end where it was heard last, as a switch does, and only while it is heard.
 // Commands on stdin, each answered by a line of JSON (times are milliseconds of CLOCK_MONOTONIC):
 //   attach NAME INTERFACE   that far end is this network interface from now on
+//   look                    how many frames have been seen so far in this phase, where
 //   phase                   the books of what was sent since the last one; what has not come by then is lost. A new
 //   phase
 //                           begins: nothing of the last is under way any more
@@ -33,7 +34,10 @@ namespace {
 
 constexpr int64_t kMs = 1000000;
 constexpr int64_t kQuiet = 200 * kMs;     // nothing has come for as long: nothing is under way
+constexpr int64_t kGivenUp = 20 * kMs;    // likewise: what is under way to the guest is lost
+constexpr uint64_t kWindow = 200;         // frames under way to the guest: less than its ring holds
 constexpr int64_t kForgotten = 10 * kMs;  // a guest that was not heard for as long is not sent to
+constexpr int64_t kPause = kMs;           // longer than a round takes
 constexpr uint64_t kMostAtOnce = 32;
 constexpr size_t kFrameBytes = 200;
 constexpr uint32_t kFromGuest = 1, kToGuest = 2;
@@ -137,17 +141,14 @@ class FlowGuest {
     out_ = fakes::Arrivals(static_cast<unsigned>(names_.size()), out_sent_);
     in_ = fakes::Arrivals(1, in_sent_);
     out_began_ = out_sent_;
-    in_began_ = in_sent_;
+    in_began_ = in_settled_ = in_sent_;
     began_ = MonotonicNs();
-    longest_pause_ = pause_began_ = 0;
+    pauses_.clear();
   }
 
   void Round() {
     const int64_t now = MonotonicNs();
-    if (now - last_round_ > longest_pause_) {
-      longest_pause_ = now - last_round_;
-      pause_began_ = last_round_;
-    }
+    if (now - last_round_ > kPause) pauses_.push_back(absl::StrCat("[", Ms(last_round_), ", ", Ms(now), "]"));
     last_round_ = now;
     links_.Poll();
     for (unsigned i = 0; i < ends_.size(); ++i) {
@@ -172,11 +173,16 @@ class FlowGuest {
     for (; Sendable(now) && in_pace_.Due(now); sent = true) {
       uint8_t frame[kFrameBytes];
       Fill(frame, kToGuest, in_sent_, guest_mac_, peer_mac_);
-      if (ends_[heard_]->Send(frame)) ++in_sent_;
+      if (!ends_[heard_]->Send(frame)) continue;
+      ++in_sent_;
+      in_sent_ns_ = now;
     }
     return sent;
   }
-  bool Sendable(int64_t now) const { return ends_[heard_] && now - heard_ns_ < kForgotten; }
+  bool Sendable(int64_t now) {
+    if (now - std::max(in_.last_ns, in_sent_ns_) > kGivenUp) in_settled_ = in_sent_ - in_.received;
+    return ends_[heard_] && now - heard_ns_ < kForgotten && in_sent_ - in_.received - in_settled_ < kWindow;
+  }
 
   static void Fill(std::span<uint8_t> frame, uint32_t stream, uint64_t sequence, const std::array<uint8_t, 6>& to,
                    const std::array<uint8_t, 6>& from) {
@@ -201,17 +207,15 @@ class FlowGuest {
   std::string Phase() {
     sending_ = false;
     const int64_t stopped = MonotonicNs();
-    const int64_t pause = longest_pause_;
     while (MonotonicNs() - std::max({stopped, out_.last_ns, in_.last_ns}) < kQuiet) Round();
-    longest_pause_ = pause;
-    std::string text = absl::StrCat(
-        "{\"began\": ", Ms(began_), ", \"ended\": ", Ms(stopped), ", \"longest_pause_ms\": ", Ms(longest_pause_),
-        ", \"outstanding\": ", guest_.tx(0).ring().account().outstanding(),
-        ", \"unknown\": ", guest_.TotalAccount().unknown, ", \"malformed\": ", guest_.rx(0).malformed(),
-        ", \"links\": ", links_.TakeJson(), ", \"out\": ", Books(out_, out_sent_ - out_began_, out_sent_),
-        ", \"in\": ", Books(in_, in_sent_ - in_began_, in_sent_), ", \"others\": {\"received\": ", others_.received,
-        ", \"missing\": ", others_.missing, ", \"repeated\": ", others_.repeated,
-        ", \"corrupted\": ", others_.corrupted, "}, \"paths\": {");
+    std::string text =
+        absl::StrCat("{\"began\": ", Ms(began_), ", \"ended\": ", Ms(stopped), ", \"pauses\": [",
+                     absl::StrJoin(pauses_, ", "), "], \"outstanding\": ", guest_.tx(0).ring().account().outstanding(),
+                     ", \"unknown\": ", guest_.TotalAccount().unknown, ", \"malformed\": ", guest_.rx(0).malformed(),
+                     ", \"links\": ", links_.TakeJson(), ", \"out\": ", Books(out_, out_sent_ - out_began_, out_sent_),
+                     ", \"in\": ", Books(in_, in_sent_ - in_began_, in_sent_),
+                     ", \"others\": {\"received\": ", others_.received, ", \"missing\": ", others_.missing,
+                     ", \"repeated\": ", others_.repeated, ", \"corrupted\": ", others_.corrupted, "}, \"paths\": {");
     for (unsigned i = 0; i < names_.size(); ++i) {
       const auto& path = out_.path(i);
       absl::StrAppend(&text, i ? ", \"" : "\"", names_[i], "\": {\"received\": ", path.received,
@@ -223,16 +227,26 @@ class FlowGuest {
     return text + "}}";
   }
   static std::string Books(const fakes::Arrivals& books, uint64_t sent, uint64_t next) {
-    return absl::StrCat("{\"sent\": ", sent, ", \"received\": ", books.received, ", \"missing\": ", books.Missing(next),
-                        ", \"doubled\": ", books.doubled, ", \"overtaken\": ", books.overtaken,
-                        ", \"late\": ", books.late, ", \"corrupted\": ", books.corrupted,
-                        ", \"turns\": ", books.Gaps().size(), ", \"gap_ms\": ", Ms(books.gap_to_ns - books.gap_from_ns),
+    return absl::StrCat("{\"first\": ", next - sent, ", \"sent\": ", sent, ", \"received\": ", books.received,
+                        ", \"missing\": ", books.Missing(next), ", \"doubled\": ", books.doubled,
+                        ", \"overtaken\": ", books.overtaken, ", \"late\": ", books.late,
+                        ", \"corrupted\": ", books.corrupted, ", \"turns\": ", books.Gaps().size(),
+                        ", \"gap_ms\": ", Ms(books.gap_to_ns - books.gap_from_ns),
                         ", \"gap_from\": ", Ms(books.gap_from_ns), ", \"gap_to\": ", Ms(books.gap_to_ns), "}");
+  }
+
+  std::string Look() {
+    std::string text = absl::StrCat("{\"taken\": ", guest_.tx(0).ring().account().returned, ", \"in\": ", in_.received,
+                                    ", \"others\": ", others_.received);
+    for (unsigned i = 0; i < names_.size(); ++i)
+      absl::StrAppend(&text, ", \"", names_[i], "\": ", out_.path(i).received);
+    return text + "}";
   }
 
   std::string Answer(const std::string& line) {
     const std::vector<std::string> words = absl::StrSplit(line, ' ');
     if (words[0] == "phase") return Phase();
+    if (words[0] == "look") return Look();
     if (words[0] == "attach" && words.size() == 3) {
       for (unsigned i = 0; i < names_.size(); ++i) {
         if (names_[i] != words[1]) continue;
@@ -269,8 +283,10 @@ class FlowGuest {
   fakes::Arrivals out_, in_;
   fakes::FrameLedger others_;  // frames that somebody else sends to the guest
   uint64_t out_sent_ = 0, in_sent_ = 0, out_began_ = 0, in_began_ = 0;
+  uint64_t in_settled_ = 0;  // of those sent: not under way any more, whether they came before this phase or never
   unsigned heard_ = 0;
-  int64_t heard_ns_ = 0, began_ = 0, last_round_ = 0, longest_pause_ = 0, pause_began_ = 0;
+  int64_t heard_ns_ = 0, in_sent_ns_ = 0, began_ = 0, last_round_ = 0;
+  std::vector<std::string> pauses_;  // when this process was not run: [from, to]
   bool sending_ = true, open_ = true;
   std::string typed_;
 };

@@ -1,7 +1,8 @@
 // A VDUSE network device for lab tests, on librte_vhost: exact to the frame.
 // usage: vduse_device NAME PAIRS echo|stream
 //   echo: each frame goes back to the driver that sent it, on the same queue pair, as soon as there is a buffer for it.
-//   stream: frames are checked and counted; meanwhile numbered ones are sent, stream 100 + queue pair.
+//   stream: frames are checked and counted; meanwhile numbered ones are sent, stream 100 + queue pair. "runs" tells
+//   which sequence numbers have come.
 // On stdin "stats" asks for a line of JSON, "quit" or the end of file ends it. Says "ready" once /dev/vduse/NAME is
 // there.
 
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/fakes/arrivals.h"
 #include "tests/fakes/test_frame.h"
 
 namespace everport {
@@ -32,6 +34,7 @@ constexpr unsigned kMq = 22, kCtrlVq = 17;
 struct Pair {
   uint64_t received = 0, sent = 0, refused = 0;  // refused: librte_vhost took fewer than there were buffers for
   fakes::FrameLedger ledger;                     // stream mode
+  fakes::SequenceRuns runs;                      // likewise
 };
 
 class Device {
@@ -66,7 +69,7 @@ class Device {
               ", \"refused\": " + std::to_string(pair.refused) +
               ", \"missing\": " + std::to_string(pair.ledger.missing) +
               ", \"repeated\": " + std::to_string(pair.ledger.repeated) +
-              ", \"corrupted\": " + std::to_string(pair.ledger.corrupted) + "}";
+              ", \"corrupted\": " + std::to_string(pair.ledger.corrupted) + ", \"runs\": " + pair.runs.Json() + "}";
     }
     return text + "]}";
   }
@@ -89,8 +92,12 @@ class Device {
   unsigned Sink(uint16_t pair) {
     std::array<rte_mbuf*, kBurst> frames;
     const uint16_t n = rte_vhost_dequeue_burst(vid_, static_cast<uint16_t>(2 * pair + 1), pool_, frames.data(), kBurst);
-    for (uint16_t i = 0; i < n; ++i)
-      pairs_[pair].ledger.Saw({rte_pktmbuf_mtod(frames[i], const uint8_t*), rte_pktmbuf_data_len(frames[i])});
+    for (uint16_t i = 0; i < n; ++i) {
+      const std::span<const uint8_t> frame(rte_pktmbuf_mtod(frames[i], const uint8_t*),
+                                           rte_pktmbuf_data_len(frames[i]));
+      pairs_[pair].ledger.Saw(frame);
+      if (const auto id = fakes::CheckTestFrame(frame)) pairs_[pair].runs.Saw(id->sequence);
+    }
     pairs_[pair].received += n;
     rte_pktmbuf_free_bulk(frames.data(), n);
     return n;

@@ -134,8 +134,8 @@ class Guest:
             raise RuntimeError(f"{self.name}: {command}: exit status {result.status}: {result.output.strip()}")
         return result.output
 
-    def carrier_changes(self):
-        return int(self.run("cat /sys/class/net/eth0/carrier_changes"))
+    def carrier_changes(self, interface="eth0"):
+        return int(self.run(f"cat /sys/class/net/{interface}/carrier_changes"))
 
     def carrier(self):
         return self.run("cat /sys/class/net/eth0/carrier").strip() == "1"

@@ -35,7 +35,7 @@ namespace {
 constexpr int64_t kMs = 1000000;
 constexpr int64_t kQuiet = 200 * kMs;     // nothing has come for as long: nothing is under way
 constexpr int64_t kGivenUp = 20 * kMs;    // likewise: what is under way to the guest is lost
-constexpr uint64_t kWindow = 200;         // frames under way to the guest: less than its ring holds
+constexpr int64_t kWindow = 200;          // frames under way to the guest: less than its ring holds
 constexpr int64_t kForgotten = 10 * kMs;  // a guest that was not heard for as long is not sent to
 constexpr int64_t kPause = kMs;           // longer than a round takes
 constexpr uint64_t kMostAtOnce = 32;
@@ -179,9 +179,11 @@ class FlowGuest {
     }
     return sent;
   }
+  // To the guest; less than none when some come that were given up.
+  int64_t UnderWay() const { return static_cast<int64_t>(in_sent_ - in_.received - in_settled_); }
   bool Sendable(int64_t now) {
     if (now - std::max(in_.last_ns, in_sent_ns_) > kGivenUp) in_settled_ = in_sent_ - in_.received;
-    return ends_[heard_] && now - heard_ns_ < kForgotten && in_sent_ - in_.received - in_settled_ < kWindow;
+    return ends_[heard_] && now - heard_ns_ < kForgotten && UnderWay() < kWindow;
   }
 
   static void Fill(std::span<uint8_t> frame, uint32_t stream, uint64_t sequence, const std::array<uint8_t, 6>& to,

@@ -1,0 +1,102 @@
+# lab: timeout=400
+"""A real guest with one NIC on a VF and one on a vDPA device: the daemon is killed under it, its traffic comes back, on the
+software path first where that is quicker, and neither link changes."""
+
+import contextlib
+import subprocess
+
+import pytest
+
+from e2e.lib.everport import Everport, port_toml
+from e2e.lib.guest import Guest
+from e2e.lib.measure import Pinger
+from e2e.lib.process import wait_until
+from lab.lib.everport import BIN, BUILD
+from lab.lib.guest import guest_files
+from lab.lib.sriov import Pf
+from lab.lib.vdpa import VduseDevice
+
+KILLS = 3
+NICS = {  # of the guest: port, address, where it is reached from
+    "eth0": ("vf", "10.77.0.2", "10.77.0.1"),
+    "eth1": ("vdpa", "10.78.0.2", "10.78.0.1"),
+}
+
+
+def sh(*commands):
+    for command in commands:
+        subprocess.run(command, shell=True, check=True)
+
+
+class World:
+    def __init__(self, stack, work):
+        """Two bridges: br-vf with the other VF and the first port's tap, br-vdpa with the vDPA device's network side and the
+        second port's tap. The guest boots meanwhile."""
+        self.everport = Everport(BIN, work)
+        sockets = {port: work / f"{port}.sock" for port, _, _ in NICS.values()}
+        pf = stack.enter_context(Pf())
+        vf, peer = pf.make_vfs(2)
+        files = guest_files(work)
+        self.guest = Guest(files, work, sockets["vf"], address="10.77.0.2/24", mac=vf.mac,
+                           more_nics=[(sockets["vdpa"], "52:54:00:00:00:03")])
+        stack.callback(self.guest.stop)
+        self.device = stack.enter_context(VduseDevice("kill0", vdevs=["net_tap0,iface=lab-vdpa"]))
+        wait_until(lambda: (pf.path / "net" / pf.interface / "carrier").read_text().strip() == "1", 20, "the PF has a link")
+        other = peer.bind("igbvf").wait_interface()
+        # A VF hears what is sent to its own address only: the bridge has that.
+        sh("ip link add br-vf type bridge && ip link add br-vdpa type bridge", f"ip link set br-vf address {peer.mac}",
+           f"ip link set {other} up master br-vf", "ip link set lab-vdpa up master br-vdpa",
+           "ip address add 10.77.0.1/24 dev br-vf && ip address add 10.78.0.1/24 dev br-vdpa",
+           "ip link set br-vf up && ip link set br-vdpa up")
+        stack.callback(sh, "ip link del br-vf && ip link del br-vdpa")
+        self.everport.write_config(
+            port_toml("vf", sockets["vf"], [{"kind": "vf", "device": vf.address, "bind": True},
+                                            {"kind": "tap", "device": "lab-vm0", "bridge": "br-vf"}],
+                      mac=vf.mac, failback_delay_ms=500),
+            port_toml("vdpa", sockets["vdpa"], [{"kind": "vhost-vdpa", "device": self.device.node},
+                                                {"kind": "tap", "device": "lab-vm1", "bridge": "br-vdpa"}],
+                      mac="52:54:00:00:00:03", failback_delay_ms=500))
+        stack.callback(self.everport.stop)
+        self.everport.start()
+        self.guest.wait_booted(300)
+        self.guest.run("ip address add 10.78.0.2/24 dev eth1 && ip link set eth1 up")
+        self.pings = {}
+        for nic, (_, address, _) in NICS.items():
+            (work / nic).mkdir()
+            self.pings[nic] = Pinger([], BUILD / "guest_tools/everport-flow", address, work / nic)
+            stack.callback(self.pings[nic].close)
+
+    def wait_hardware(self):
+        for port, _, _ in NICS.values():
+            wait_until(lambda: self.everport.port(port)["path"]["index"] == 0, 30, f"port {port} is on its hardware")
+
+    def carrier_changes(self):
+        return {nic: self.guest.carrier_changes(nic) for nic in NICS}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with contextlib.ExitStack() as stack:
+        yield World(stack, tmp_path_factory.mktemp("kill"))
+
+
+def test_the_guest_does_not_see_the_daemon_killed(world):
+    world.wait_hardware()
+    assert world.everport.port("vdpa")["path"]["mode"] == "offload"
+    settled = {nic: pings.wait_reply(0, 60) for nic, pings in world.pings.items()}
+    changes = world.carrier_changes()
+    for kill in range(1, KILLS + 1):
+        for nic, pings in world.pings.items():
+            pings.wait_reply(settled[nic] + 0.3, 10)
+        killed = world.everport.kill_daemon()
+        world.everport.start_daemon()
+        ready = {nic: pings.wait_reply(killed + 0.05, 30) for nic, pings in world.pings.items()}
+        world.wait_hardware()
+        for nic, pings in world.pings.items():
+            settled[nic] = pings.wait_reply(ready[nic] + 2, 30)  # and on the hardware
+            longest = pings.gap(killed, settled[nic])
+            print(f"kill {kill}: {nic}: gap {1000 * longest:.0f} ms, carrier_changes {world.guest.carrier_changes(nic)}", flush=True)
+        assert world.carrier_changes() == changes
+        print(world.everport.ctl_text("events", "--no-follow").stdout, flush=True)
+    for nic in NICS:
+        assert world.guest.run(f"cat /sys/class/net/{nic}/carrier").strip() == "1"

@@ -8,49 +8,35 @@
         books = flow.phase()         # what became of every frame since the last one
 """
 
-import json
-import os
-import pathlib
-import subprocess
 import time
 
 from e2e.lib.process import wait_until
 
-from .everport import BIN
+from .program import Program
 
 
 class FlowGuest:
     """Use with `with`: it is gone afterwards. rate: frames a second each way."""
 
     def __init__(self, socket, mac, peer_mac, far_ends, rate=4000):
-        self._log = open(pathlib.Path(os.environ.get("LAB_RESULTS", "/tmp")) / "flow_guest.log", "a")
-        command = [BIN / "flow_guest", socket, mac, peer_mac, str(rate), *far_ends]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        self._program = Program("flow_guest", socket, mac, peer_mac, rate, *far_ends)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
-        finally:
-            self._log.close()
+        self._program.close()
 
     def wait_connected(self):
-        self._answer()
+        self._program.read()
         return self
 
     def attach(self, name, interface):
-        self._ask(f"attach {name} {interface}")
+        self._program.ask(f"attach {name} {interface}")
 
     def look(self):
         """How many frames so far in this phase: taken (from the guest), in, others, and by far end."""
-        return self._ask("look")
+        return self._program.ask("look")
 
     def wait_more(self, *what, frames=100, timeout=20):
         """Until as many more have been seen at each of these."""
@@ -59,21 +45,7 @@ class FlowGuest:
                    f"frames are seen: {' and '.join(what)}")
 
     def phase(self):
-        return self._ask("phase")
-
-    def _ask(self, line):
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"flow_guest has ended with status {self._process.wait(10)}; see {self._log.name}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(f"flow_guest: {answer['error']}")
-        return answer
+        return self._program.ask("phase")
 
 
 def milliseconds():

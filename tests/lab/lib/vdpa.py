@@ -1,9 +1,12 @@
-"""A real /dev/vhost-vdpa-N: the kernel's VDUSE, with testpmd's vhost as the device behind it.
+"""Devices of the vDPA bus, /dev/vhost-vdpa-N, with the kernel's VDUSE behind them.
 
-    with VduseDevice("vduse0") as device:
+    with VduseDevice("vduse0") as device:                  # testpmd's vhost is the device: frames go somewhere
         ... device.node ("/dev/vhost-vdpa-0"), device.testpmd ...
+
+lab.lib.vduse has one that counts every frame.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -13,6 +16,8 @@ from e2e.lib.process import wait_until
 
 from .testpmd import Testpmd
 
+_VDUSE_DESTROY_DEV = 0x41008103  # _IOW(0x81, 3, char[256]), linux/vduse.h
+
 
 def vdpa(*words):
     """The vdpa tool; parsed JSON if it says any."""
@@ -20,6 +25,29 @@ def vdpa(*words):
     if done.returncode != 0:
         raise RuntimeError(f"vdpa {' '.join(words)}: {done.stderr.strip()}")
     return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def add(name):
+    """Puts a VDUSE device on the bus; its node, once the driver has bound: it is vhost_vdpa unless one says otherwise."""
+    vdpa("dev", "add", "name", name, "mgmtdev", "vduse")
+    folder = pathlib.Path(f"/sys/bus/vdpa/devices/{name}")
+    found = wait_until(lambda: next(folder.glob("vhost-vdpa-*"), None), 10, f"{name} is bound to vhost_vdpa")
+    node = f"/dev/{found.name}"
+    wait_until(pathlib.Path(node).exists, 10, node)
+    return node
+
+
+def remove(name):
+    """Takes it off the bus, if it is there; its owner cannot be gone before."""
+    if os.path.exists(f"/sys/bus/vdpa/devices/{name}"):
+        vdpa("dev", "del", name)
+
+
+def destroy(name):
+    """What is left of a VDUSE device whose process had no time to do it."""
+    if os.path.exists(f"/dev/vduse/{name}"):
+        with open("/dev/vduse/control", "wb") as control:
+            fcntl.ioctl(control, _VDUSE_DESTROY_DEV, name.encode().ljust(256, b"\0"))
 
 
 class VduseDevice:
@@ -36,19 +64,11 @@ class VduseDevice:
         self.testpmd = Testpmd(f"testpmd-{name}", vdevs=vdevs, cpus=cpus, options=options, **testpmd_options)
         try:
             wait_until(pathlib.Path(f"/dev/vduse/{name}").exists, 20, f"/dev/vduse/{name}")
-            vdpa("dev", "add", "name", name, "mgmtdev", "vduse")
-            self.node = f"/dev/{self._wait_bound()}"
-            wait_until(pathlib.Path(self.node).exists, 10, self.node)
+            self.node = add(name)
             self.testpmd.command("start")
         except BaseException:
             self.close()
             raise
-
-    def _wait_bound(self):
-        """vhost-vdpa-N, once the driver has bound; it is vhost_vdpa unless one says otherwise."""
-        folder = pathlib.Path(f"/sys/bus/vdpa/devices/{self.name}")
-        return wait_until(lambda: next((p.name for p in folder.glob("vhost-vdpa-*")), None), 10,
-                          f"{self.name} is bound to vhost_vdpa")
 
     def __enter__(self):
         return self
@@ -57,7 +77,5 @@ class VduseDevice:
         self.close()
 
     def close(self):
-        """The device first: VDUSE's owner cannot be gone while the bus has it."""
-        if os.path.exists(f"/sys/bus/vdpa/devices/{self.name}"):
-            vdpa("dev", "del", self.name)
+        remove(self.name)
         self.testpmd.close()

@@ -1,21 +1,22 @@
-"""A VDUSE device that counts every frame (tools/vduse_device.cc), and a guest of everport's own code on it.
+"""VDUSE devices of our own, and a guest of everport's own code on them.
 
-    with CountingDevice("echo0", pairs=2) as device:
+    with CountingDevice("echo0", pairs=2) as device:       # tools/vduse_device.cc: exact to the frame
         counts = drive("echo", device, cycles=100)
+    with BareDevice("disk0", device_id=BLOCK) as device:   # of any class, with any features; moves no frames
+        ... device.node ...
 """
 
 import fcntl
 import json
 import os
 import pathlib
+import struct
 import subprocess
+import threading
 
-from e2e.lib.process import wait_until
-
+from . import vdpa
 from .everport import BIN
-from .vdpa import vdpa
-
-_VDUSE_DESTROY_DEV = 0x41008103  # _IOW(0x81, 3, char[256]), linux/vduse.h
+from .program import Program
 
 
 class CountingDevice:
@@ -23,19 +24,12 @@ class CountingDevice:
 
     def __init__(self, name, *, pairs=1, mode="echo", msg_timeout=3):
         self.name, self.pairs = name, pairs
-        log = open(pathlib.Path(os.environ.get("LAB_RESULTS", "/tmp")) / f"{name}.log", "w")
-        self.process = subprocess.Popen([BIN / "vduse_device", name, str(pairs), mode], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=log, text=True)
+        self._program = Program("vduse_device", name, pairs, mode, log=name)
         try:
-            ready = self.process.stdout.readline().strip()
-            if ready != "ready":
-                raise RuntimeError(f"vduse_device {name}: {ready!r}; see {log.name}")
+            if (ready := self._program.read_line()) != "ready":
+                raise RuntimeError(f"vduse_device {name}: {ready!r}")
             pathlib.Path(f"/sys/class/vduse/{name}/msg_timeout").write_text(str(msg_timeout))
-            vdpa("dev", "add", "name", name, "mgmtdev", "vduse")
-            folder = pathlib.Path(f"/sys/bus/vdpa/devices/{name}")
-            node = wait_until(lambda: next(folder.glob("vhost-vdpa-*"), None), 10, f"{name} is bound to vhost_vdpa")
-            self.node = f"/dev/{node.name}"
-            wait_until(pathlib.Path(self.node).exists, 10, self.node)
+            self.node = vdpa.add(name)
         except BaseException:
             self.close()
             raise
@@ -48,29 +42,22 @@ class CountingDevice:
 
     @property
     def pid(self):
-        return self.process.pid
+        return self._program.pid
+
+    def wait(self, timeout=10):
+        """Until its process has ended."""
+        return self._program.wait(timeout)
 
     def stats(self):
-        self.process.stdin.write("stats\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return self._program.ask("stats")
 
     def remove(self):
-        if os.path.exists(f"/sys/bus/vdpa/devices/{self.name}"):
-            vdpa("dev", "del", self.name)
+        vdpa.remove(self.name)
 
     def close(self):
         self.remove()
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait(10)
-        if os.path.exists(f"/dev/vduse/{self.name}"):  # its process had no time to
-            with open("/dev/vduse/control", "wb") as control:
-                fcntl.ioctl(control, _VDUSE_DESTROY_DEV, self.name.encode().ljust(256, b"\0"))
+        self._program.close()
+        vdpa.destroy(self.name)
 
 
 def drive(mode, device, argument, features=0, timeout=150):
@@ -80,3 +67,55 @@ def drive(mode, device, argument, features=0, timeout=150):
     if driver.returncode != 0:
         raise RuntimeError(f"vdpa_driver {mode}: status {driver.returncode}; its words are above")
     return json.loads(driver.stdout)
+
+
+NET, BLOCK = 1, 2
+VERSION_1, ACCESS_PLATFORM = 1 << 32, 1 << 33  # the kernel wants both
+
+# linux/vduse.h
+_SET_API_VERSION = 0x40088101
+_CREATE_DEV = 0x41508102  # struct vduse_dev_config
+_VQ_SETUP = 0x40208114    # struct vduse_vq_config
+_MESSAGE = 152            # struct vduse_dev_request, struct vduse_dev_response
+
+
+class BareDevice:
+    """It answers the kernel's questions."""
+
+    def __init__(self, name, device_id=NET, features=VERSION_1 | ACCESS_PLATFORM, queues=2):
+        self.name = name
+        config = bytes(64)
+        head = struct.pack("=256sIIQII13II", name.encode(), 0, device_id, features, queues, 4096, *[0] * 13, len(config))
+        with open("/dev/vduse/control", "wb") as control:
+            fcntl.ioctl(control, _SET_API_VERSION, struct.pack("=Q", 0))
+            fcntl.ioctl(control, _CREATE_DEV, head + config)
+        self._fd = os.open(f"/dev/vduse/{name}", os.O_RDWR)
+        threading.Thread(target=self._answer, daemon=True).start()
+        try:
+            for queue in range(queues):
+                fcntl.ioctl(self._fd, _VQ_SETUP, struct.pack("=IH13H", queue, 256, *[0] * 13))
+            self.node = vdpa.add(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _answer(self):
+        """Yes to everything; a ring's state is that it has not moved."""
+        while True:
+            try:
+                request = os.read(self._fd, _MESSAGE)
+                (number,) = struct.unpack_from("=I", request, 4)
+                os.write(self._fd, struct.pack("=II16s128s", number, 0, b"", request[24:28]))
+            except OSError:
+                return
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        vdpa.remove(self.name)
+        os.close(self._fd)
+        vdpa.destroy(self.name)

@@ -52,7 +52,7 @@ def test_streams_each_way_across_a_hundred_stops(pairs):
 
 def test_a_killed_process_is_given_up_at_once():
     with CountingDevice("killed0") as device:
-        reaper = threading.Thread(target=device.process.wait)
+        reaper = threading.Thread(target=device.wait, args=(60,))
         reaper.start()
         start = time.monotonic()
         counts = drive("kill", device, device.pid)

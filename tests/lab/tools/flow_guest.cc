@@ -5,9 +5,7 @@
 // Commands on stdin, each answered by a line of JSON (times are milliseconds of CLOCK_MONOTONIC):
 //   attach NAME INTERFACE   that far end is this network interface from now on
 //   look                    how many frames have been seen so far in this phase, where
-//   phase                   the books of what was sent since the last one; what has not come by then is lost. A new
-//   phase
-//                           begins: nothing of the last is under way any more
+//   phase                   the books of this phase, when nothing is under way any more; a new one begins
 // At the end of file it ends.
 
 #include <poll.h>

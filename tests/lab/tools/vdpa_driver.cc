@@ -1,21 +1,26 @@
 // A guest of VhostVdpaDevice for lab tests: everport's own code on the kernel's device, without a daemon around it.
-// Says what came of it as a line of JSON: exact counts, the longest Start and Stop in ms. usage: vdpa_driver echo NODE
-// PAIRS FEATURES CYCLES   traffic through the device and a software echo in turns
-//        vdpa_driver stream NODE PAIRS FEATURES CYCLES   traffic of its own each way, the device stopped and started
-//        vdpa_driver kill   NODE PAIRS FEATURES PID      the device's process killed under traffic; software goes on
-//        vdpa_driver hang   NODE PAIRS FEATURES PID      stopped (SIGSTOP), given up, continued; then another guest on
-//        it vdpa_driver watch  NODE                         a line for each change of its health, until "removed"
+// Says what came of it as a line of JSON: exact counts, the longest Start and Stop in ms.
+// usage: vdpa_driver MODE NODE PAIRS FEATURES NUMBER, or vdpa_driver watch NODE
+//   echo CYCLES     traffic through the device and a software echo in turns
+//   stream CYCLES   traffic of its own each way, the device stopped and started
+//   kill PID        the device's process killed under traffic; software goes on
+//   hang PID        stopped (SIGSTOP), given up, continued; then another guest on it
+//   watch           a line for each change of its health, until "removed"
 
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -105,6 +110,22 @@ class Traffic {
   std::vector<uint64_t> sequence_;  // by queue pair
 };
 
+// A signal takes its time to reach all threads of a process.
+void WaitStopped(pid_t pid) {
+  const absl::Time deadline = absl::Now() + kPatience;
+  const auto stopped = [](const std::filesystem::path& thread) {
+    std::string stat;
+    std::getline(std::ifstream(thread / "stat"), stat);
+    const size_t name_end = stat.rfind(')');  // "PID (NAME) STATE …"
+    return name_end != std::string::npos && stat.compare(name_end + 1, 2, " T") == 0;
+  };
+  for (bool all = false; !all; ::usleep(1000)) {
+    const std::filesystem::directory_iterator threads(absl::StrCat("/proc/", pid, "/task"));
+    all = std::all_of(begin(threads), end(threads), stopped);
+    if (absl::Now() > deadline) Die(absl::StrCat("process ", pid, " does not stop"));
+  }
+}
+
 class Driver {
  public:
   Driver(std::string node, unsigned pairs, uint64_t features)
@@ -118,6 +139,8 @@ class Driver {
     device_ = *std::move(device);
   }
   void Start() {
+    CheckLeftAlone();
+    left_.clear();
     const absl::Time before = absl::Now();
     Require(device_->Start(guest_.Rings()));
     start_ms_ = std::max(start_ms_, absl::ToDoubleMilliseconds(absl::Now() - before));
@@ -127,9 +150,8 @@ class Driver {
     const absl::Time before = absl::Now();
     const absl::Status status = device_->Stop(rings);
     stop_ms_ = std::max(stop_ms_, absl::ToDoubleMilliseconds(absl::Now() - before));
-    // Nobody has the rings now: their used indices stay what they are.
-    ::usleep(2000);
-    for (unsigned v = 0; v < rings.rings.size(); ++v) wrong_ += rings.rings[v].used_base != guest_.used_index(v);
+    for (const auto& ring : rings.rings) left_.push_back(ring.used_base);
+    CheckLeftAlone();
     guest_.Take(rings);
     in_flight_ += status.code() == absl::StatusCode::kAborted;
     return status;
@@ -138,8 +160,14 @@ class Driver {
     const absl::Status status = Stop();
     if (status.code() != absl::StatusCode::kAborted) Require(status);
   }
+  // Nobody has the rings between a stop and who comes next: their used indices stay what they were.
+  void CheckLeftAlone() {
+    for (unsigned v = 0; v < left_.size(); ++v) wrong_ += left_[v] != guest_.used_index(v);
+  }
   // Echoes in software: a number of frames, or all that there are.
   void Software(bool drain) {
+    CheckLeftAlone();
+    left_.clear();
     GuestRings rings = guest_.Rings();
     SoftDevice soft(rings);
     const auto serve = [&] { return soft.RunOnce(); };
@@ -193,7 +221,7 @@ class Driver {
     traffic_.Phase("echo before the halt");
     ::kill(pid, SIGSTOP);
     device_->Suspect();
-    ::usleep(100000);  // signals take their time to reach all of its threads
+    WaitStopped(pid);
     ExpectGivenUp();
     Software(false);
     ::kill(pid, SIGCONT);
@@ -226,6 +254,7 @@ class Driver {
   Traffic traffic_;
   std::unique_ptr<VhostVdpaDevice> device_;
   double start_ms_ = 0, stop_ms_ = 0;
+  std::vector<uint16_t> left_;  // used indices at the last stop, until somebody has the rings again
   unsigned wrong_ = 0, in_flight_ = 0;
 };
 

@@ -19,7 +19,7 @@ def guest_files(folder):
     stage = folder / "stage"
     for name in ("bin", "modules", "dev"):
         (stage / name).mkdir(parents=True)
-    for program in ("/usr/bin/busybox", BUILD / "guest_tools/everport-agent"):
+    for program in ("/usr/bin/busybox", BUILD / "guest_tools/everport-agent", BUILD / "guest_tools/everport-flow"):
         shutil.copy(program, stage / "bin")
     shutil.copy(_SOURCES / "e2e/guest_tools/init", stage / "init")
     kernel_modules = next(pathlib.Path("/usr/lib/modules").iterdir()) / "kernel"

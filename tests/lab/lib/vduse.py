@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import pathlib
+import select
 import struct
 import subprocess
 import threading
@@ -90,7 +91,9 @@ class BareDevice:
             fcntl.ioctl(control, _SET_API_VERSION, struct.pack("=Q", 0))
             fcntl.ioctl(control, _CREATE_DEV, head + config)
         self._fd = os.open(f"/dev/vduse/{name}", os.O_RDWR)
-        threading.Thread(target=self._answer, daemon=True).start()
+        self._end, self._ended = os.pipe()
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
         try:
             for queue in range(queues):
                 fcntl.ioctl(self._fd, _VQ_SETUP, struct.pack("=IH13H", queue, 256, *[0] * 13))
@@ -101,13 +104,10 @@ class BareDevice:
 
     def _answer(self):
         """Yes to everything; a ring's state is that it has not moved."""
-        while True:
-            try:
-                request = os.read(self._fd, _MESSAGE)
-                (number,) = struct.unpack_from("=I", request, 4)
-                os.write(self._fd, struct.pack("=II16s128s", number, 0, b"", request[24:28]))
-            except OSError:
-                return
+        while self._end not in select.select([self._fd, self._end], [], [])[0]:
+            request = os.read(self._fd, _MESSAGE)
+            (number,) = struct.unpack_from("=I", request, 4)
+            os.write(self._fd, struct.pack("=II16s128s", number, 0, b"", request[24:28]))
 
     def __enter__(self):
         return self
@@ -117,5 +117,8 @@ class BareDevice:
 
     def close(self):
         vdpa.remove(self.name)
+        os.close(self._ended)
+        self._thread.join()
+        os.close(self._end)
         os.close(self._fd)
         vdpa.destroy(self.name)

@@ -106,7 +106,7 @@ def test_a_node_that_is_busy(world):
             holder.kill()
             holder.wait()
         wait_until(lambda: world.everport.port("bad")["path"]["index"] == 0, 20, "the port takes it when it is free")
-        expect(world.add("second", f"vhost-vdpa:{device.node}"), device.node, "port bad")
+        expect(world.add("second", f"vhost-vdpa:{device.node}"), f'device "{device.node}" is already used by port bad')
         world.everport.ctl("port", "remove", "bad")
 
 
@@ -133,7 +133,8 @@ def test_features_short_of_the_contract(world):
 def test_fewer_queue_pairs_than_the_port(world):
     with CountingDevice("narrow1", pairs=1) as device:
         world.add("bad", f"vhost-vdpa:{device.node}", "--queue-pairs", "2")
-        print(world.events().splitlines()[-3:], world.everport.port("bad")["uplinks"])
+        said = [line for line in world.events().splitlines() if " bad " in line and "lacks" in line]
+        expect("\n".join(said), f"vhost-vdpa {device.node}", "the device lacks VIRTIO_NET_F_MQ of the port's contract")
         world.everport.ctl("port", "remove", "bad")
 
 
@@ -194,4 +195,4 @@ def test_vfs_that_will_not_do(world):
         other.bind("vfio-pci")
         world.add("bad", f"vf:{other.address}", "--mac", other.mac)
         wait_until(lambda: world.everport.port("bad")["path"]["index"] == 0, 20, "a good one works")
-        expect(world.add("second", f"vf:{other.address}"), f"{other.address} is already used by port bad")
+        expect(world.add("second", f"vf:{other.address}"), f'device "{other.address}" is already used by port bad')

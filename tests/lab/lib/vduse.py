@@ -21,7 +21,7 @@ from .program import Program
 
 
 class CountingDevice:
-    """mode: echo or stream. msg_timeout: how long the kernel waits for its process, in seconds."""
+    """mode: echo, stream or tap:INTERFACE. msg_timeout: how long the kernel waits for its process, in seconds."""
 
     def __init__(self, name, *, pairs=1, mode="echo", msg_timeout=3):
         self.name, self.pairs = name, pairs

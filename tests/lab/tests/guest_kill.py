@@ -14,7 +14,7 @@ from e2e.lib.process import wait_until
 from lab.lib.everport import BIN, BUILD
 from lab.lib.guest import guest_files
 from lab.lib.sriov import Pf
-from lab.lib.vdpa import VduseDevice
+from lab.lib.vduse import CountingDevice
 
 KILLS = 3
 NICS = {  # of the guest: port, address, where it is reached from
@@ -40,7 +40,7 @@ class World:
         self.guest = Guest(files, work, sockets["vf"], address="10.77.0.2/24", mac=vf.mac,
                            more_nics=[(sockets["vdpa"], "52:54:00:00:00:03")])
         stack.callback(self.guest.stop)
-        self.device = stack.enter_context(VduseDevice("kill0", vdevs=["net_tap0,iface=lab-vdpa"]))
+        self.device = stack.enter_context(CountingDevice("kill0", mode="tap:lab-vdpa"))
         wait_until(lambda: (pf.path / "net" / pf.interface / "carrier").read_text().strip() == "1", 20, "the PF has a link")
         other = peer.bind("igbvf").wait_interface()
         # A VF hears what is sent to its own address only: the bridge has that.
@@ -55,7 +55,7 @@ class World:
                       mac=vf.mac, failback_delay_ms=500),
             port_toml("vdpa", sockets["vdpa"], [{"kind": "vhost-vdpa", "device": self.device.node},
                                                 {"kind": "tap", "device": "lab-vm1", "bridge": "br-vdpa"}],
-                      mac="52:54:00:00:00:03", failback_delay_ms=500, contract="minimal-1"))  # testpmd's device has no offloads
+                      mac="52:54:00:00:00:03", failback_delay_ms=500, contract="minimal-1"))  # no frames of 64 KB for its tap
         stack.callback(self.everport.stop)
         self.everport.start()
         self.guest.wait_booted(300)
@@ -63,7 +63,7 @@ class World:
         self.pings = {}
         for nic, (_, address, host) in NICS.items():
             # A guest that only answers would not be found again on the vDPA device: nobody can announce it there.
-            self.guest.spawn(f"everport-flow icmp {host} 10 > /dev/null")
+            self.guest.spawn(f"everport-flow icmp {host} 20 > /dev/null")
             (work / nic).mkdir()
             self.pings[nic] = Pinger([], BUILD / "guest_tools/everport-flow", address, work / nic)
             stack.callback(self.pings[nic].close)

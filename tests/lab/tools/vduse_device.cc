@@ -1,15 +1,20 @@
 // A VDUSE network device for lab tests, on librte_vhost: exact to the frame.
-// usage: vduse_device NAME PAIRS echo|stream
+// usage: vduse_device NAME PAIRS echo|stream|tap:INTERFACE
 //   echo: each frame goes back to the driver that sent it, on the same queue pair, as soon as there is a buffer for it.
 //   stream: frames are checked and counted; meanwhile numbered ones are sent, stream 100 + queue pair. "runs" tells
 //   which sequence numbers have come.
+//   tap:INTERFACE: frames go to and come from a tap that is made; of the first queue pair alone.
 // On stdin "stats" asks for a line of JSON, "quit" or the end of file ends it. Says "ready" once /dev/vduse/NAME is
 // there.
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <poll.h>
 #include <rte_eal.h>
 #include <rte_mbuf.h>
 #include <rte_vhost.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,7 +44,8 @@ struct Pair {
 
 class Device {
  public:
-  Device(unsigned pairs, bool echo, rte_mempool* pool) : pairs_(pairs), echo_(echo), pool_(pool) {}
+  // tap: of that mode, else -1.
+  Device(unsigned pairs, bool echo, int tap, rte_mempool* pool) : pairs_(pairs), echo_(echo), tap_(tap), pool_(pool) {}
 
   // librte_vhost's thread. A burst is never cut in two: see RunOnce.
   void Start(int vid) {
@@ -55,6 +61,7 @@ class Device {
   bool RunOnce() {
     const std::lock_guard lock(mutex_);
     if (vid_ < 0) return false;
+    if (tap_ >= 0) return ToTap() + FromTap() > 0;
     unsigned moved = 0;
     for (uint16_t pair = 0; pair < pairs_.size(); ++pair) moved += echo_ ? Echo(pair) : Sink(pair) + Source(pair);
     return moved > 0;
@@ -115,6 +122,34 @@ class Device {
     return n;
   }
 
+  unsigned ToTap() {
+    std::array<rte_mbuf*, kBurst> frames;
+    const uint16_t n = rte_vhost_dequeue_burst(vid_, 1, pool_, frames.data(), kBurst);
+    for (uint16_t i = 0; i < n; ++i) {
+      const ssize_t size = rte_pktmbuf_data_len(frames[i]);
+      pairs_[0].refused += ::write(tap_, rte_pktmbuf_mtod(frames[i], const uint8_t*), size_t(size)) != size;
+    }
+    pairs_[0].received += n;
+    rte_pktmbuf_free_bulk(frames.data(), n);
+    return n;
+  }
+
+  unsigned FromTap() {
+    const unsigned room = std::min<unsigned>(kBurst, RoomFor(0));
+    std::array<rte_mbuf*, kBurst> frames;
+    uint16_t n = 0;
+    for (; n < room && (frames[n] = rte_pktmbuf_alloc(pool_)) != nullptr; ++n) {
+      const ssize_t size = ::read(tap_, rte_pktmbuf_mtod(frames[n], void*), rte_pktmbuf_tailroom(frames[n]));
+      if (size <= 0) {
+        rte_pktmbuf_free(frames[n]);
+        break;
+      }
+      rte_pktmbuf_append(frames[n], static_cast<uint16_t>(size));
+    }
+    Give(0, frames.data(), n);
+    return n;
+  }
+
   void Give(uint16_t pair, rte_mbuf** frames, uint16_t n) {
     if (n == 0) return;
     const uint16_t sent = rte_vhost_enqueue_burst(vid_, static_cast<uint16_t>(2 * pair), frames, n);
@@ -128,6 +163,7 @@ class Device {
   uint64_t starts_ = 0;
   std::vector<Pair> pairs_;
   const bool echo_;
+  const int tap_;
   rte_mempool* const pool_;
 };
 
@@ -167,10 +203,22 @@ bool Answer() {
   return true;
 }
 
-int Main(const std::string& name, unsigned pairs, bool echo) {
+// -1 with errno.
+int OpenTap(const std::string& name) {
+  const int fd = ::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  ifreq request{};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI;
+  name.copy(request.ifr_name, IFNAMSIZ - 1);
+  return fd >= 0 && ::ioctl(fd, TUNSETIFF, &request) == 0 ? fd : -1;
+}
+
+int Main(const std::string& name, unsigned pairs, const std::string& mode) {
+  const bool wired = mode.starts_with("tap:");
+  const int tap = wired ? OpenTap(mode.substr(4)) : -1;
+  if (wired && tap < 0) return std::perror(mode.c_str()), 1;
   rte_mempool* pool = rte_pktmbuf_pool_create("frames", 4095, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, 0);
   if (!pool) return std::perror("mbuf pool"), 1;
-  Device the_device(pairs, echo, pool);
+  Device the_device(pairs, mode == "echo", tap, pool);
   device = &the_device;
   const std::string path = "/dev/vduse/" + name;
   if (!Register(path, pairs)) return std::fprintf(stderr, "%s could not be made\n", path.c_str()), 1;
@@ -190,8 +238,8 @@ int Main(const std::string& name, unsigned pairs, bool echo) {
 
 int main(int argc, char** argv) {
   const std::string mode = argc == 4 ? argv[3] : "";
-  if (mode != "echo" && mode != "stream")
-    return std::fprintf(stderr, "usage: vduse_device NAME PAIRS echo|stream\n"), 2;
+  if (mode != "echo" && mode != "stream" && !mode.starts_with("tap:"))
+    return std::fprintf(stderr, "usage: vduse_device NAME PAIRS echo|stream|tap:INTERFACE\n"), 2;
   const std::string prefix = std::string("--file-prefix=") + argv[1];
   std::vector<std::string> args = {argv[0],
                                    "--no-huge",
@@ -206,5 +254,5 @@ int main(int argc, char** argv) {
   std::vector<char*> eal;
   for (std::string& arg : args) eal.push_back(arg.data());
   if (rte_eal_init(static_cast<int>(eal.size()), eal.data()) < 0) return 1;
-  return everport::Main(argv[1], static_cast<unsigned>(std::stoul(argv[2])), mode == "echo");
+  return everport::Main(argv[1], static_cast<unsigned>(std::stoul(argv[2])), mode);
 }

@@ -17,6 +17,7 @@ from lab.lib.sriov import Pf
 from lab.lib.vduse import CountingDevice
 
 KILLS = 2
+VDPA_MAC = "52:54:00:00:00:03"
 NICS = {  # of the guest: port, address, where it is reached from
     "eth0": ("vf", "10.77.0.2", "10.77.0.1"),
     "eth1": ("vdpa", "10.78.0.2", "10.78.0.1"),
@@ -37,8 +38,11 @@ class World:
         pf = stack.enter_context(Pf())
         vf, peer = pf.make_vfs(2)
         files = guest_files(work)
-        self.guest = Guest(files, work, sockets["vf"], address="10.77.0.2/24", mac=vf.mac,
-                           more_nics=[(sockets["vdpa"], "52:54:00:00:00:03")])
+        nics = [word for index, (port, mac) in enumerate({"vf": vf.mac, "vdpa": VDPA_MAC}.items())
+                for word in ("-chardev", f"socket,id=nic{index},path={sockets[port]},server=on",
+                             "-netdev", f"vhost-user,id=nic{index},chardev=nic{index}",
+                             "-device", f"virtio-net-pci,netdev=nic{index},mac={mac}")]
+        self.guest = Guest(files, work, None, address="10.77.0.2/24", network=nics)
         stack.callback(self.guest.stop)
         self.device = stack.enter_context(CountingDevice("kill0", mode="tap:lab-vdpa"))
         wait_until(lambda: (pf.path / "net" / pf.interface / "carrier").read_text().strip() == "1", 20, "the PF has a link")
@@ -55,7 +59,7 @@ class World:
                       mac=vf.mac, failback_delay_ms=500),
             port_toml("vdpa", sockets["vdpa"], [{"kind": "vhost-vdpa", "device": self.device.node},
                                                 {"kind": "tap", "device": "lab-vm1", "bridge": "br-vdpa"}],
-                      mac="52:54:00:00:00:03", failback_delay_ms=500, contract="minimal-1"))  # no frames of 64 KB for its tap
+                      mac=VDPA_MAC, failback_delay_ms=500, contract="minimal-1"))  # no frames of 64 KB for its tap
         stack.callback(self.everport.stop)
         self.everport.start()
         self.guest.wait_booted(300)

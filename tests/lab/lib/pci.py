@@ -49,6 +49,10 @@ class PciDevice:
     def wait_interface(self, timeout=10):
         return wait_until(lambda: self.interface, timeout, f"{self.address} has a network interface")
 
+    def wait_carrier(self, timeout=20):
+        carrier = self.path / "net" / self.wait_interface() / "carrier"
+        wait_until(lambda: carrier.read_text().strip() == "1", timeout, f"{self.address} has a link")
+
 
 def by_mac(mac):
     """The PCI device whose network interface has this address, or None while there is none."""

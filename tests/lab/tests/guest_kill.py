@@ -45,7 +45,7 @@ class World:
         self.guest = Guest(files, work, None, address="10.77.0.2/24", network=nics)
         stack.callback(self.guest.stop)
         self.device = stack.enter_context(CountingDevice("kill0", mode="tap:lab-vdpa"))
-        wait_until(lambda: (pf.path / "net" / pf.interface / "carrier").read_text().strip() == "1", 20, "the PF has a link")
+        pf.wait_carrier()
         other = peer.bind("igbvf").wait_interface()
         # A VF hears what is sent to its own address only: the bridge has that.
         sh("ip link add br-vf type bridge && ip link add br-vdpa type bridge", f"ip link set br-vf address {peer.mac}",

@@ -20,11 +20,6 @@ BAR_MS, REMOVAL_BAR_MS = 20, 50  # from the signal to the first frame by the tap
 FAILBACK_MS = 5000               # longer than it takes until the other VF listens again
 
 
-def wait_carrier(device):
-    carrier = device.path / "net" / device.wait_interface() / "carrier"
-    wait_until(lambda: carrier.read_text().strip() == "1", 20, f"{device} has a link")
-
-
 class World:
     """A guest whose port has the first VF of nic0 and a tap; the network is the second VF, with the kernel's driver, and the
     tap's host side."""
@@ -52,11 +47,11 @@ class World:
 
     def bind_peer(self):
         """Not before its PF has a link: the driver would look for it again ten seconds later."""
-        wait_carrier(self.pf)
+        self.pf.wait_carrier()
         self.peer.bind(None).bind("igbvf")
         interface = self.peer.wait_interface()
         subprocess.run(f"ethtool -G {interface} rx 4096 && ip link set {interface} up", shell=True, check=True)
-        wait_carrier(self.peer)
+        self.peer.wait_carrier()
 
     def listen(self):
         self.flow.attach("vf", self.peer.wait_interface())

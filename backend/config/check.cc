@@ -70,6 +70,13 @@ std::string NodeFault(absl::string_view path) {
   return absl::StrCat(Quote(path), " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
 }
 
+// DPDK's name of a device, which need not be a PCI address, and its driver's arguments.
+std::string VdpaFault(absl::string_view device) {
+  if (!device.empty() && device[0] != ',' && device.find_first_of(" \t\n") == absl::string_view::npos) return "";
+  return absl::StrCat(device.empty() ? "no device is named" : absl::StrCat(Quote(device), " is not a device of DPDK's"),
+                      "; give the vDPA device's PCI address, for example 0000:3b:02.1");
+}
+
 std::string PeerFault(const PortConfig& port, absl::string_view peer) {
   if (peer.empty()) return "no port is named; give the name of the port to wire this one to";
   if (!ValidName(peer)) return absl::StrCat(Quote(peer), " is not a port name; ", kNameMend);
@@ -93,39 +100,14 @@ std::string DeviceFault(const PortConfig& port, const UplinkConfig& uplink) {
     case UplinkKind::kVhostVdpa:
       return NodeFault(uplink.device);
     case UplinkKind::kVdpa:
-      break;
+      return VdpaFault(uplink.device);
   }
   return "";
-}
-
-bool AvailableNow(UplinkKind kind) {
-  switch (kind) {
-    case UplinkKind::kTap:
-    case UplinkKind::kAfPacket:
-    case UplinkKind::kAfXdp:
-    case UplinkKind::kVdev:
-    case UplinkKind::kPort:
-    case UplinkKind::kVf:
-    case UplinkKind::kVirtioUser:
-    case UplinkKind::kVhostVdpa:
-      return true;
-    case UplinkKind::kVdpa:
-      break;
-  }
-  return false;
 }
 
 Fault CheckUplink(const PortConfig& port, size_t index) {
   const UplinkConfig& uplink = port.uplinks[index];
   const auto key = [&](absl::string_view field) { return absl::StrCat("uplink[", index, "].", field); };
-  if (!AvailableNow(uplink.kind)) {
-    return Problem{
-        key("kind"),
-        absl::StrCat(
-            "\"", View(UplinkKindName(uplink.kind)),
-            "\" is not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"),
-        absl::StatusCode::kUnimplemented};
-  }
   if (std::string fault = DeviceFault(port, uplink); !fault.empty()) return Breach(key("device"), std::move(fault));
   if (!uplink.bridge.empty()) {
     if (uplink.kind != UplinkKind::kTap && uplink.kind != UplinkKind::kVirtioUser) {

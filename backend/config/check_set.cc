@@ -74,8 +74,9 @@ std::string Resource(const UplinkConfig& uplink) {
       return absl::StrCat("vdev ", Quote(uplink.device.substr(0, uplink.device.find(','))));
     case UplinkKind::kPort:
       return "";
+    case UplinkKind::kVdpa:  // the same device as a VF is by another driver
+      return absl::StrCat("device ", Quote(uplink.device.substr(0, uplink.device.find(','))));
     case UplinkKind::kVf:
-    case UplinkKind::kVdpa:
     case UplinkKind::kVhostVdpa:
       return absl::StrCat("device ", Quote(uplink.device));
   }

@@ -19,8 +19,8 @@ absl::StatusOr<UplinkKind> ParseUplinkKind(std::string_view text);  // InvalidAr
 
 struct UplinkConfig {
   UplinkKind kind = UplinkKind::kTap;
-  std::string device;  // tap, virtio-user, af_*: interface name; vf: PCI address; vdev: DPDK vdev string; port: that
-                       // port's name
+  std::string device;  // tap, virtio-user, af_*: interface name; vf: PCI address; vdpa: the same, with DPDK's device
+                       // arguments behind it where needed; vdev: DPDK vdev string; port: that port's name
   std::string bridge;  // tap and virtio-user only; empty: none
   bool bind = false;   // vf only: the daemon binds the device to vfio-pci itself
   bool operator==(const UplinkConfig&) const = default;

@@ -6,6 +6,7 @@
 #include <rte_version.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -60,10 +61,15 @@ bool WantHugepages(DaemonConfig::Memory memory) {
 
 thread_local std::vector<std::string>* t_capture = nullptr;
 
+using ErrorWatch = std::function<void(std::string_view)>;
+std::atomic<const ErrorWatch*> g_error_watch{nullptr};
+
 // EAL writes to a stdio stream; its lines become ours, one by one.
 ssize_t WriteLog(void*, const char* text, size_t size) {
   std::string_view line(text, size);
   while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.remove_suffix(1);
+  const ErrorWatch* watch = g_error_watch.load(std::memory_order_acquire);
+  if (watch && rte_log_cur_msg_loglevel() <= static_cast<int>(RTE_LOG_ERR)) (*watch)(line);
   if (t_capture && rte_log_cur_msg_loglevel() <= static_cast<int>(RTE_LOG_WARNING)) {
     if (!line.empty()) t_capture->emplace_back(line);
     spdlog::debug("dpdk: {}", line);
@@ -105,6 +111,10 @@ std::string CaptureDpdkLog::text() const {
   constexpr size_t kKept = 3;
   const size_t first = lines_.size() > kKept ? lines_.size() - kKept : 0;
   return absl::StrJoin(lines_.begin() + static_cast<ptrdiff_t>(first), lines_.end(), "; ");
+}
+
+void WatchDpdkErrors(ErrorWatch watch) {
+  g_error_watch.store(new ErrorWatch(std::move(watch)), std::memory_order_release);  // for as long as DPDK may speak
 }
 
 bool EalHasHugepages() {

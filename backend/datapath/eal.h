@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,6 +34,10 @@ class CaptureDpdkLog {
   std::vector<std::string> lines_;
   std::vector<std::string>* const outer_;
 };
+
+// Sees each line that DPDK says at error level, on the thread that says it, with stdio's lock held: must return at once
+// and log nothing. For what a library tells in no other way. Once per process; before or after InitEal.
+void WatchDpdkErrors(std::function<void(std::string_view line)> watch);
 
 // Whether DPDK's memory is on hugepages; ordinary pages otherwise (a warning has been logged).
 bool EalHasHugepages();

@@ -6,6 +6,7 @@
 #include <rte_cycles.h>
 #include <rte_mbuf.h>
 #include <rte_vhost.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <bit>
@@ -306,6 +307,13 @@ void GuestEndpoint::Retire() {
   hooks_.synchronize();
 }
 
+void GuestEndpoint::Revive() {
+  for (Vring& v : vrings_) v.ForgetSuspicions();
+  OnConnection(false);
+  vdpa_refused_.store(false, std::memory_order_release);
+  retired_.store(false, std::memory_order_seq_cst);
+}
+
 GuestRings GuestEndpoint::ReadRings(int vid) const {
   GuestRings rings;
   rings.features = features();
@@ -383,6 +391,18 @@ void GuestEndpoint::CallAll() {
   for (uint16_t vring = 0; vid >= 0 && vring < max_vrings_; ++vring) {
     if (enabled_vrings() >> vring & 1) rte_vhost_vring_call(vid, vring);
   }
+}
+
+void GuestEndpoint::KickAll() {
+  const std::lock_guard lock(mutex_);
+  for (const Vring& v : vrings_) {
+    if (v.kick.valid()) ::eventfd_write(v.kick.get(), 1);
+  }
+}
+
+void GuestEndpoint::OnVdpaRefused() {
+  vdpa_refused_.store(true, std::memory_order_release);
+  hooks_.changed();
 }
 
 void GuestEndpoint::OnConnection(bool connected) {

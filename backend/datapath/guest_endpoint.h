@@ -59,6 +59,8 @@ class GuestEndpoint : public Endpoint {
   // while it destroys the device, and waiting for pollers in there could wait for ever (an event for another device
   // that wants the mutex holds the locks of vrings that a poller wants).
   void Retire();
+  // After Retire, once librte_vhost has let go of the socket: a connection that comes next counts again.
+  void Revive();
 
   // For a device that will work on the rings itself, or has done so; no poller may use them meanwhile. Control thread.
   // FailedPrecondition when the guest's device is not running.
@@ -72,18 +74,23 @@ class GuestEndpoint : public Endpoint {
   void ClearOffload();
   // Tells the guest that something may have happened on each ring; one time too often does no harm.
   void CallAll();
+  // Tells whoever serves the rings the same.
+  void KickAll();
 
   // librte_vhost's event thread.
   void OnNewDevice(int vid);
   void OnDestroyDevice();
   void OnVringState(int vid, uint16_t vring, bool enabled);
   void OnConnection(bool connected);
+  void OnVdpaRefused();
 
   // Control thread; each is one consistent word.
   bool connected() const { return connected_.load(std::memory_order_acquire); }
   bool running() const { return vid_.load(std::memory_order_acquire) >= 0; }
   uint64_t features() const { return features_.load(std::memory_order_acquire); }
   uint32_t enabled_vrings() const { return enabled_.load(std::memory_order_acquire); }
+  // The vDPA device that librte_vhost has given the rings to has not taken them; until Revive.
+  bool vdpa_refused() const { return vdpa_refused_.load(std::memory_order_acquire); }
   uint64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
   // Whether this address of ours is in the guest's memory.
   bool Owns(uintptr_t address) const;
@@ -142,6 +149,7 @@ class GuestEndpoint : public Endpoint {
   std::atomic<uint32_t> enabled_{0};  // bit v: vring v may be used
   std::atomic<uint64_t> features_{0};
   std::atomic<bool> connected_{false};
+  std::atomic<bool> vdpa_refused_{false};
   std::atomic<uint32_t> generation_{0};
   std::atomic<const void*> ring_address_{nullptr};
   std::atomic<uint64_t> malformed_{0};  // poller writes

@@ -83,9 +83,7 @@ absl::StatusOr<Device> Prepare(const PortConfig& port, const UplinkConfig& confi
     case UplinkKind::kVirtioUser:
       break;
   }
-  return absl::UnimplementedError(absl::StrCat(
-      DescribeUplink(config),
-      ": not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or port"));
+  return absl::InternalError(absl::StrCat(DescribeUplink(config), ": not an ethdev"));
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenWire(const PortConfig& port, const UplinkConfig& config, int node,
@@ -159,6 +157,14 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenVhostVdpa(const UplinkConfig& config
   return uplink;
 }
 
+absl::StatusOr<std::unique_ptr<Uplink>> OpenVdpa(const PortConfig& port, const UplinkConfig& config) {
+  auto device = VdpaDevice::Open(config.device, port.name, port.queue_pairs);
+  if (!device.ok()) return device.status();
+  auto uplink = std::make_unique<Uplink>();
+  uplink->offload = uplink->vdpa = std::move(*device);
+  return uplink;
+}
+
 absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const UplinkConfig& config, int node,
                                                    Mempools& mempools, const std::function<void()>& changed) {
   absl::StatusOr<Device> device = Prepare(port, config);
@@ -219,6 +225,7 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenUplink(const PortConfig& port, const
                 : config.kind == UplinkKind::kVf         ? OpenVf(port, config, node, mempools, changed)
                 : config.kind == UplinkKind::kVirtioUser ? OpenVirtioUser(port, config, node, mempools, changed)
                 : config.kind == UplinkKind::kVhostVdpa  ? OpenVhostVdpa(config)
+                : config.kind == UplinkKind::kVdpa       ? OpenVdpa(port, config)
                                                          : OpenEthdev(port, config, node, mempools, changed);
   if (uplink.ok())
     (*uplink)->opening_ms = static_cast<double>(rte_rdtsc() - start) * 1000 / static_cast<double>(rte_get_tsc_hz());

@@ -10,6 +10,7 @@
 #include "backend/datapath/guest_endpoint.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/offload_device.h"
+#include "backend/datapath/vdpa_device.h"
 #include "backend/datapath/wire_endpoint.h"
 
 namespace everport {
@@ -21,6 +22,7 @@ struct Uplink {
   std::unique_ptr<Mempools::Lease> lease;
   std::shared_ptr<Endpoint> endpoint;      // relay; nullptr for an offload device
   std::shared_ptr<OffloadDevice> offload;  // offload; nullptr for a relay
+  std::shared_ptr<VdpaDevice> vdpa;        // the same device if it is started by its session
   double opening_ms = 0;                   // that opening it took
 
   Trouble trouble() const { return offload ? offload->trouble() : endpoint->trouble(); }

@@ -7,17 +7,23 @@
 #include "backend/datapath/guest_endpoint.h"
 #include "migration/feature_contract.h"
 
+struct rte_vdpa_device;
+
 namespace everport {
 
 // One vhost-user socket that librte_vhost connects to as a client and reconnects by itself: the keeper's, or QEMU's
-// own (keeper = false). Control thread. Its events go to the guest endpoint, which must outlive it.
+// own (keeper = false). One thread at a time. Its events go to the guest endpoint, which must outlive it.
 class VhostDriver {
  public:
+  // vdpa: handed the guest's rings by librte_vhost, in place of its own data path, once the guest runs; nullptr: none.
+  // A driver that refuses them tells the guest endpoint so (vdpa_refused).
   // Unavailable or InvalidArgument (the contract offers what this librte_vhost lacks) name the port and the socket.
   static absl::StatusOr<std::unique_ptr<VhostDriver>> Start(const std::string& port, const std::string& socket,
                                                             const FeatureContract& contract,
-                                                            std::shared_ptr<GuestEndpoint> guest);
-  // Ends the connection; returns when no callback will come any more. No lane of the guest may be left.
+                                                            std::shared_ptr<GuestEndpoint> guest,
+                                                            rte_vdpa_device* vdpa = nullptr);
+  // Ends the connection, and waits for the attached device's driver to let go of the guest; returns when no callback
+  // will come any more. No lane of the guest may be left.
   ~VhostDriver();
   VhostDriver(const VhostDriver&) = delete;
   VhostDriver& operator=(const VhostDriver&) = delete;

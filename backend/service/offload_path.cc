@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "backend/base/log.h"
+#include "backend/service/ring_progress.h"
 
 namespace everport {
 
@@ -15,11 +15,7 @@ struct OffloadPath::Run {
   GuestRings rings;
   bool serving = false;
   bool ended = false;  // the rings may have gone
-  struct Progress {
-    uint16_t used = 0;
-    absl::Time since = absl::InfiniteFuture();  // without progress while there is something to do
-  };
-  std::vector<Progress> progress;  // by vring; control thread
+  RingProgress progress;  // control thread
 
   absl::Status End() {
     const std::lock_guard lock(mutex);
@@ -48,7 +44,6 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
   absl::Status status = rings.status();
   if (status.ok()) {
     run_->rings = std::move(*rings);
-    run_->progress.resize(run_->rings.rings.size());
     guest_->ArmWake();  // a poller may have told the guest not to kick; the device says for itself
     const bool there = guest_->SetOffload([run = run_] {
       if (absl::Status unclean = run->End(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
@@ -105,22 +100,7 @@ void OffloadPath::Suspect() {
 uint64_t OffloadPath::StalledMs(absl::Time now) {
   const std::unique_lock lock(run_->mutex, std::try_to_lock);
   if (!lock || !run_->serving || run_->ended) return 0;
-  absl::Duration longest = absl::ZeroDuration();
-  for (size_t vring = 1; vring < run_->rings.rings.size(); vring += 2) {  // from the guest
-    const GuestRings::Ring& ring = run_->rings.rings[vring];
-    Run::Progress& progress = run_->progress[vring];
-    if (!ring.enabled || !ring.used_idx) continue;
-    const uint16_t used = *ring.used_idx;
-    if (used != progress.used || used == *ring.avail_idx) {
-      progress.used = used;
-      progress.since = absl::InfiniteFuture();
-    } else if (progress.since == absl::InfiniteFuture()) {
-      progress.since = now;
-    } else {
-      longest = std::max(longest, now - progress.since);
-    }
-  }
-  return static_cast<uint64_t>(absl::ToInt64Milliseconds(longest));
+  return run_->progress.StalledMs(run_->rings, now);
 }
 
 }  // namespace everport

@@ -64,9 +64,9 @@ void Port::SetMac() {
 }
 
 void Port::EndSession() {
-  path_.SetGuest(nullptr);
+  path_.SetGuest(nullptr, nullptr);
   if (guest_) guest_->Retire();  // other ports' wires let go of it too
-  driver_.reset();               // callbacks end here
+  link_.reset();                 // callbacks end here
 }
 
 std::function<void()> Port::PostReconcile() {
@@ -84,15 +84,21 @@ absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMa
   hooks.synchronize = [&pollers = env_.pollers] { pollers.Synchronize(); };
   guest_ = std::make_shared<GuestEndpoint>(config_.name, config_.queue_pairs, std::move(index_page), std::move(hooks));
   guest_->set_mtu(config_.mtu);
-  path_.SetGuest(guest_);
+  link_ = std::make_unique<GuestLink>(
+      env_.io, guest_,
+      [name = config_.name, socket, contract = contract_,
+       guest = guest_](rte_vdpa_device* vdpa) -> absl::StatusOr<std::shared_ptr<void>> {
+        auto driver = VhostDriver::Start(name, socket, contract, guest, vdpa);
+        if (!driver.ok()) return driver.status();
+        return std::shared_ptr<VhostDriver>(*std::move(driver));
+      });
+  path_.SetGuest(guest_, env_.keeper ? link_.get() : nullptr);
   attached_at_ = absl::Now();
-  auto driver = VhostDriver::Start(config_.name, socket, contract_, guest_);
-  if (!driver.ok()) {
-    env_.events.Add(config_.name, "state", Plain(driver.status()), true);
-    session_reason_ = Plain(driver.status());
-    return driver.status();
+  if (absl::Status status = link_->Start(); !status.ok()) {
+    env_.events.Add(config_.name, "state", Plain(status), true);
+    session_reason_ = Plain(status);
+    return status;
   }
-  driver_ = std::move(*driver);
   PostReconcile()();
   return absl::OkStatus();
 }
@@ -183,7 +189,7 @@ void Port::ChooseAndSwitch() {
   const bool running = guest_ && guest_->running();
   if (running && !was_running_) ++replays_;
   was_running_ = running;
-  uplinks_.SetGuest(running ? guest_->features() : 0, config_.queue_pairs);
+  if (!path_.reconnecting()) uplinks_.SetGuest(running ? guest_->features() : 0, config_.queue_pairs);
   // A path that does not start is counted against its uplink, so there are as many rounds as uplinks at most.
   for (int round = 0; round <= uplinks_.size() && !path_.switching(); ++round) {
     const int active = path_.active();
@@ -323,7 +329,7 @@ void Port::ArmTimer(absl::Time when) {
 }
 
 std::string Port::State() const {
-  if (guest_ && guest_->running()) return "running";
+  if (guest_ && (guest_->running() || path_.reconnecting())) return "running";
   const bool connected = env_.keeper ? session_ != SessionState::kWaiting : guest_ && guest_->connected();
   return connected ? "connected" : "waiting";
 }

@@ -113,7 +113,7 @@ class Port {
   std::shared_ptr<Port*> alive_ = std::make_shared<Port*>(this);
 
   std::shared_ptr<GuestEndpoint> guest_;
-  std::unique_ptr<VhostDriver> driver_;
+  std::unique_ptr<GuestLink> link_;
   SessionState session_ = SessionState::kWaiting;
   std::string session_reason_;
   std::string last_state_;

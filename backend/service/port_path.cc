@@ -34,9 +34,11 @@ PortPath::~PortPath() {
   Stop();
 }
 
-void PortPath::SetGuest(std::shared_ptr<GuestEndpoint> guest) {
+void PortPath::SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link) {
   Stop();
+  vdpa_.reset();
   guest_ = std::move(guest);
+  if (guest_ && link) vdpa_ = std::make_unique<VdpaPath>(env_.io, port_, guest_, *link);
 }
 
 void PortPath::SetMac(const uint8_t mac[6]) {
@@ -46,6 +48,7 @@ void PortPath::SetMac(const uint8_t mac[6]) {
 void PortPath::Stop() {
   StopLane(false);
   offload_.reset();
+  if (vdpa_) vdpa_->Abandon(hooks_.changed);
   ++runs_;  // what comes back from the run of before is not for us
   machine_.Reset(machine_.active());
   begun_ = false;
@@ -55,7 +58,7 @@ void PortPath::Renumber(const std::vector<int>& moved) {
   const int active = machine_.active();
   const int now = active < 0 ? -1 : moved[static_cast<size_t>(active)];
   if (now < 0 || switching()) {
-    if (offload_) Stop();
+    if (offload_ || (vdpa_ && !vdpa_->idle())) Stop();
     if (lane_) {  // its uplink is about to be closed
       StopLane(true);
       begun_ = false;
@@ -76,6 +79,7 @@ bool PortPath::IsOffload(int path) const {
 }
 
 void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
+  if (vdpa_) vdpa_->OnGuestChanged();
   if (switching()) return;
   if (!guest_ || !guest_->running()) {
     if (serving()) Stop();
@@ -98,6 +102,7 @@ void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
   }
   if (wanted != active()) return Apply(machine_.Begin({wanted}, cause, orderly, absl::Now()));
   if (offload_) return FollowOffload();
+  if (vdpa_ && vdpa_->serving()) return;  // librte_vhost itself tells the device's driver what has changed
   FollowRelay();
 }
 
@@ -119,6 +124,7 @@ void PortPath::Apply(PathSwitch::Action action) {
 
 // A lane needs no quiescing of its own: its poller exchanges the uplink between two polls, or removes the lane.
 void PortPath::Quiesce(bool orderly) {
+  if (vdpa_ && vdpa_->serving()) return QuiesceVdpa();
   if (!offload_) return Apply(machine_.Quiesced(absl::Now()));
   if (!orderly) offload_->Suspect();
   offload_->Stop([this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_](const absl::Status& status) {
@@ -130,11 +136,26 @@ void PortPath::Quiesce(bool orderly) {
   });
 }
 
+void PortPath::QuiesceVdpa() {
+  vdpa_->Stop([this, run = runs_](const absl::Status& status) {
+    if (run != runs_) return;
+    if (!status.ok()) spdlog::warn("port {}: {}", port_, std::string(status.message()));
+    if (guest_->running()) {
+      Apply(machine_.Quiesced(absl::Now()));
+    } else {  // it went meanwhile; begin anew when it comes back
+      Stop();
+    }
+    hooks_.changed();
+  });
+}
+
 void PortPath::Start(int path) {
   if (path >= 0 && !uplinks_.at(path).open) {
     return Apply(machine_.StartFailed(absl::StrCat("uplink ", path, ": closed meanwhile"), absl::Now()));
   }
-  if (IsOffload(path)) {
+  if (path >= 0 && uplinks_.at(path).open->vdpa) {
+    StartVdpa(path);
+  } else if (IsOffload(path)) {
     StartOffload(path);
   } else {
     StartRelay(path);
@@ -162,11 +183,17 @@ void PortPath::StartOffload(int path) {
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
   offload_ = std::make_unique<OffloadPath>(guest_, uplinks_.at(path).open->offload, *worker_);
   offload_->Start([this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_](const absl::Status& status) {
-    if (weak.lock()) OnOffloadStarted(run, status);
+    if (weak.lock()) OnDeviceStarted(run, status);
   });
 }
 
-void PortPath::OnOffloadStarted(uint64_t run, const absl::Status& status) {
+void PortPath::StartVdpa(int path) {
+  StopLane(true);
+  vdpa_->Start(uplinks_.at(path).open->vdpa,
+               [this, run = runs_](const absl::Status& status) { OnDeviceStarted(run, status); });
+}
+
+void PortPath::OnDeviceStarted(uint64_t run, const absl::Status& status) {
   if (run != runs_) return;
   if (status.ok()) {
     Apply(machine_.Started(absl::Now()));
@@ -271,6 +298,7 @@ void PortPath::StopLane(bool orderly) {
 
 uint64_t PortPath::StalledMs(absl::Time now) {
   if (lane_) return lane_->stalled_ms();
+  if (vdpa_ && vdpa_->serving()) return vdpa_->StalledMs(now);
   return offload_ ? offload_->StalledMs(now) : 0;
 }
 

@@ -10,6 +10,7 @@
 #include "backend/datapath/poller_group.h"
 #include "backend/service/offload_path.h"
 #include "backend/service/uplink_set.h"
+#include "backend/service/vdpa_path.h"
 #include "failover/path_switch.h"
 #include "numa/placement.h"
 
@@ -36,8 +37,9 @@ class PortPath {
            Hooks hooks);
   ~PortPath();
 
-  // The guest's rings; nullptr: it has gone.
-  void SetGuest(std::shared_ptr<GuestEndpoint> guest);
+  // The guest's rings; nullptr: it has gone. link: its session, for devices that are attached to it (uplink kind
+  // vdpa), or nullptr if the guest would notice (no keeper); must outlive its use here.
+  void SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link);
   void SetMac(const uint8_t mac[6]);
 
   // Makes `wanted` (-1: none) the path, and lets the lane follow what else has changed: the guest's queues and
@@ -47,13 +49,16 @@ class PortPath {
   // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more. None of the latter is
   // in use when it returns.
   void Renumber(const std::vector<int>& moved);
-  // Nobody uses the guest's rings when it returns.
+  // Nobody uses the guest's rings when it returns, but for a device that is attached to the guest's session: that is
+  // being detached, or ends with the session.
   void Stop();
 
-  bool switching() const { return machine_.state() != PathSwitch::State::kSteady; }
+  bool switching() const { return machine_.state() != PathSwitch::State::kSteady || reconnecting(); }
+  // The guest's session is being taken up anew on purpose: that its device does not run means nothing.
+  bool reconnecting() const { return vdpa_ && !vdpa_->idle() && !vdpa_->serving(); }
   int active() const { return machine_.active(); }
-  bool offloaded() const { return offload_ != nullptr; }
-  bool serving() const { return lane_ != nullptr || offload_ != nullptr; }
+  bool offloaded() const { return offload_ != nullptr || (vdpa_ && vdpa_->serving()); }
+  bool serving() const { return lane_ != nullptr || offloaded(); }
   const Poller* poller() const { return poller_; }
   const PollerChoice& placement() const { return placement_; }
   int guest_node() const { return guest_node_; }
@@ -67,7 +72,9 @@ class PortPath {
   void Start(int path);
   void StartRelay(int path);
   void StartOffload(int path);
-  void OnOffloadStarted(uint64_t run, const absl::Status& status);
+  void StartVdpa(int path);
+  void QuiesceVdpa();
+  void OnDeviceStarted(uint64_t run, const absl::Status& status);
   void FollowRelay();
   void FollowOffload();
   absl::Status MakeLane(int path);
@@ -98,6 +105,7 @@ class PortPath {
 
   std::unique_ptr<DeviceWorker> worker_;  // of offload devices; made when first needed
   std::unique_ptr<OffloadPath> offload_;
+  std::unique_ptr<VdpaPath> vdpa_;  // of the guest's session; nullptr: it cannot have such devices
   uint64_t runs_ = 0;
 };
 

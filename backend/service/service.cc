@@ -49,7 +49,7 @@ absl::Status Service::Start() {
     return port ? WirePeer{port->guest(), port->counters()} : WirePeer{};
   };
   environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
-      io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest},
+      io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest, config_.daemon.keeper},
       [this] { NoteProgress(); }, config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
   std::error_code error;
   std::filesystem::create_directories(config_.daemon.run_dir, error);

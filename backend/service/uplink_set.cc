@@ -121,6 +121,11 @@ void UplinkSet::Open(Item& item, int node) {
   };
   const auto open = [port = port_, config = item.config, node, &mempools = env_.mempools, &peers = env_.find_guest,
                      asked] { return OpenUplink(port, config, node, mempools, peers, asked); };
+  if (item.config.kind == UplinkKind::kVdpa && !env_.keeper) {
+    return OnOpened(item.serial, absl::FailedPreconditionError(absl::StrCat(
+                                     DescribeUplink(item.config), ": without the keeper the guest would lose its link ",
+                                     "whenever the device is attached; set keeper = true, or use another uplink")));
+  }
   if (OpensQuickly(item.config.kind)) return OnOpened(item.serial, open());
   env_.devices.Run<absl::StatusOr<std::unique_ptr<Uplink>>>(
       open, [weak = std::weak_ptr<UplinkSet*>(alive_), serial = item.serial, kind = item.config.kind,

@@ -22,6 +22,7 @@ struct UplinkEnvironment {
   EventLog& events;
   DeviceWorker& devices;  // opens and closes what does not open quickly
   FindGuest find_guest;
+  bool keeper = true;  // sessions can be taken up anew without the guest's notice
 };
 
 // A port's uplinks and their health. All are kept open as far as they work, so that a switch finds its target ready.

@@ -1,0 +1,27 @@
+#include "backend/service/ring_progress.h"
+
+#include <algorithm>
+
+namespace everport {
+
+uint64_t RingProgress::StalledMs(const GuestRings& rings, absl::Time now) {
+  rings_.resize(rings.rings.size());
+  absl::Duration longest = absl::ZeroDuration();
+  for (size_t vring = 1; vring < rings.rings.size(); vring += 2) {  // from the guest
+    const GuestRings::Ring& ring = rings.rings[vring];
+    Ring& progress = rings_[vring];
+    if (!ring.enabled || !ring.used_idx) continue;
+    const uint16_t used = *ring.used_idx;
+    if (used != progress.used || used == *ring.avail_idx) {
+      progress.used = used;
+      progress.since = absl::InfiniteFuture();
+    } else if (progress.since == absl::InfiniteFuture()) {
+      progress.since = now;
+    } else {
+      longest = std::max(longest, now - progress.since);
+    }
+  }
+  return static_cast<uint64_t>(absl::ToInt64Milliseconds(longest));
+}
+
+}  // namespace everport

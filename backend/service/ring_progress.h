@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "backend/datapath/guest_rings.h"
+
+namespace everport {
+
+// Whether a device that nobody polls still does what the guest asks of it, seen from outside by the split rings'
+// indices. Control thread.
+class RingProgress {
+ public:
+  // For how long the device has finished nothing of what the guest has sent; zero if there is nothing to finish.
+  uint64_t StalledMs(const GuestRings& rings, absl::Time now);
+
+ private:
+  struct Ring {
+    uint16_t used = 0;
+    absl::Time since = absl::InfiniteFuture();  // without progress while there is something to do
+  };
+  std::vector<Ring> rings_;  // by vring
+};
+
+}  // namespace everport

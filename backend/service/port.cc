@@ -167,6 +167,7 @@ void Port::Forget() {
 }
 
 void Port::Reconcile() {
+  path_.OnGuestChanged();
   if (env_.hold) return;
   RehomeUplinks();
   uplinks_.OpenDue(absl::Now(), path_.guest_node());

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
 #include "numa/page_node.h"
@@ -79,7 +80,6 @@ bool PortPath::IsOffload(int path) const {
 }
 
 void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
-  if (vdpa_) vdpa_->OnGuestChanged();
   if (switching()) return;
   if (!guest_ || !guest_->running()) {
     if (serving()) Stop();
@@ -201,7 +201,10 @@ void PortPath::OnDeviceStarted(uint64_t run, const absl::Status& status) {
     offload_.reset();
     const std::string why(status.message());
     // The guest that went is no fault of the device; Reconcile sees to it.
-    if (guest_ && guest_->running() && machine_.target() >= 0) hooks_.failed(machine_.target(), why);
+    if (const int target = machine_.target(); guest_ && guest_->running() && target >= 0) {
+      const std::string object = absl::StrCat(DescribeUplink(uplinks_.at(target).config), ": ");
+      hooks_.failed(target, std::string(absl::StripPrefix(why, object)));
+    }
     Apply(machine_.StartFailed(why, absl::Now()));
   }
   hooks_.changed();

@@ -41,6 +41,10 @@ class PortPath {
   // vdpa), or nullptr if the guest would notice (no keeper); must outlive its use here.
   void SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link);
   void SetMac(const uint8_t mac[6]);
+  // The guest endpoint has said so: what is awaited of it may have come.
+  void OnGuestChanged() {
+    if (vdpa_) vdpa_->OnGuestChanged();
+  }
 
   // Makes `wanted` (-1: none) the path, and lets the lane follow what else has changed: the guest's queues and
   // features, standbys. orderly: the present path works. While a switch is under way nothing is done; Hooks::changed

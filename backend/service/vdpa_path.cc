@@ -48,6 +48,7 @@ void VdpaPath::OnGuestChanged() {
     case State::kAwaitingGuest:
       if (!running) return;
       state_ = State::kSettling;
+      guest_->KickAll();  // for what was made available while nobody looked
       Arm(bounds_.refusal);
       [[fallthrough]];
     case State::kSettling:
@@ -101,7 +102,7 @@ void VdpaPath::OnTime() {
 
 void VdpaPath::Serve() {
   WatchRings();
-  guest_->KickAll();  // for what was made available while nobody looked
+  guest_->KickAll();  // the driver may have emptied the eventfds before it started the device
   Finish(State::kServing, absl::OkStatus());
 }
 

@@ -91,8 +91,9 @@ absl::Status Stack::StartKeeper() {
 }
 
 absl::Status Stack::StartDaemon(bool wait) {
-  daemon_ = std::make_unique<fakes::Process>(EVERPORT_DAEMON,
-                                             fakes::Process::Options{.arguments = {"--config", config_path_}});
+  daemon_ = std::make_unique<fakes::Process>(
+      EVERPORT_DAEMON,
+      fakes::Process::Options{.arguments = {"--config", config_path_}, .environment = options_.daemon_environment});
   if (!wait || daemon_->WaitReady(kStartTimeout)) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("the daemon did not get ready\n", Logs()));
 }

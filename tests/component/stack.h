@@ -21,6 +21,7 @@ struct StackOptions {
   bool keeper = true;
   unsigned max_sleep_us = 250;
   int poller_cpu = -1;  // -1: "auto"
+  std::vector<std::string> daemon_environment = {};  // "NAME=value", added to ours
 };
 
 struct TestPort {
@@ -54,6 +55,7 @@ class Stack {
   absl::Status StartDaemon(bool wait = true);
   void KillDaemon() { daemon_->Kill(); }
 
+  StackOptions& options() { return options_; }
   fakes::Process& keeper() { return *keeper_; }
   fakes::Process& daemon() { return *daemon_; }
   const fakes::TempDir& dir() const { return dir_; }

@@ -1,0 +1,343 @@
+// A port whose uplinks are a vDPA device of a DPDK driver and a tap, behind the real keeper and daemon. The driver is a
+// fake (vdpa_driver.cc), preloaded into the daemon; librte_vhost attaches it and hands it the rings as it would a real
+// one. On real kernel devices in a network namespace of this process's own; needs root.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <boost/json/serialize.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/component/stack.h"
+#include "tests/fakes/front_end.h"
+#include "tests/fakes/sanitizer.h"
+#include "tests/fakes/test_frame.h"
+
+namespace everport::component {
+namespace {
+
+using fakes::FrontEnd;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr uint16_t kTestType = 0x88b5;  // of test frames
+constexpr size_t kFrame = 600;
+constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
+constexpr unsigned kDevice = 0, kTap = 1;  // uplinks
+
+// The network's side of an uplink.
+class FarEnd {
+ public:
+  explicit FarEnd(const std::string& device) : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
+    const int size = 16 << 20, on = 1;
+    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+    setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
+    sockaddr_ll address{};
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = htons(kTestType);
+    address.sll_ifindex = static_cast<int>(if_nametoindex(device.c_str()));
+    EXPECT_NE(address.sll_ifindex, 0) << device;
+    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << device;
+  }
+  void Poll(const std::function<void(std::span<const uint8_t>)>& on_frame) {
+    uint8_t frame[2048];
+    for (ssize_t n; (n = recv(fd_.get(), frame, sizeof frame, 0)) > 0;) on_frame({frame, static_cast<size_t>(n)});
+  }
+  bool Send(std::span<const uint8_t> frame) { return send(fd_.get(), frame.data(), frame.size(), 0) > 0; }
+
+ private:
+  UniqueFd fd_;
+};
+
+// Which frames of one direction have arrived.
+struct Book {
+  void Saw(std::span<const uint8_t> frame) {
+    const auto id = fakes::CheckTestFrame(frame);
+    if (!id) return;
+    if (seen.size() <= id->sequence) seen.resize(id->sequence + 1);
+    if (seen[id->sequence]) ++doubled;
+    seen[id->sequence] = true;
+    ++received;
+  }
+  std::vector<bool> seen;
+  uint64_t received = 0, doubled = 0;
+};
+
+bool WaitUntil(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(10)) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+void Shell(const std::string& command) {
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+class VdpaTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(unshare(CLONE_NEWNET | CLONE_NEWNS), 0) << "needs root";
+    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    ASSERT_EQ(mount("sysfs", "/sys", "sysfs", 0, nullptr), 0);  // of this network namespace
+    Shell("ip link set lo up && ip link add vdw0 type veth peer name vdw1 && ip link set vdw0 up && "
+          "ip link set vdw1 up && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+    stack_.options().daemon_environment = {absl::StrCat("LD_PRELOAD=", FAKE_VDPA_DRIVER), "FAKE_VDPA_WIRE=vdw0",
+                                           absl::StrCat("FAKE_VDPA_DIR=", stack_.dir() / "")};
+    if (fakes::kSanitized) stack_.options().daemon_environment.push_back("ASAN_OPTIONS=verify_asan_link_order=0");
+  }
+  void StartWith(const std::string& device, fakes::FrontEndOptions options = {}) {
+    stack_.AddPort({.name = "vm",
+                    .uplink_kind = "vdpa",
+                    .uplink_device = device,
+                    .mac = "52:54:00:00:ee:12",
+                    .failback_delay_ms = 100,
+                    .more_uplinks = {{"tap", "vdtap"}}});
+    stack_.AddPort({.name = "other", .uplink_kind = "tap", .uplink_device = "vdtap2"});
+    const absl::Status started = stack_.Start();
+    ASSERT_TRUE(started.ok()) << started;
+    vm_ = Connect("vm", options);
+    ASSERT_TRUE(vm_);
+    ASSERT_TRUE(WaitUntil([] { return if_nametoindex("vdtap") != 0; })) << stack_.Logs();
+    ends_.push_back(std::make_unique<FarEnd>("vdw1"));
+    ends_.push_back(std::make_unique<FarEnd>("vdtap"));
+  }
+  std::unique_ptr<FrontEnd> Connect(const std::string& port, fakes::FrontEndOptions options = {}) {
+    options.socket = stack_.Socket(port);
+    auto end = std::make_unique<FrontEnd>(options);
+    const absl::Status connected = end->Connect(absl::Seconds(10));
+    EXPECT_TRUE(connected.ok()) << connected << stack_.Logs();
+    return connected.ok() ? std::move(end) : nullptr;
+  }
+
+  absl::Status Switch(unsigned path) const {
+    return stack_.Post("/v1/ports/vm/path", absl::StrCat("{\"index\": ", path, "}"));
+  }
+  std::string View(const std::string& port = "vm") const {
+    const auto view = stack_.Get("/v1/ports/" + port);
+    return view.ok() ? boost::json::serialize(*view) : std::string(view.status().message());
+  }
+  bool On(unsigned path) const {
+    const auto view = stack_.Get("/v1/ports/vm");
+    return view.ok() && view->as_object().at("state") == "running" &&
+           view->at("path").as_object().at("index") == static_cast<int>(path);
+  }
+  std::string Events() const { return stack_.GetText("/v1/events?follow=no").value_or(""); }
+  void Mark(const char* file, const std::string& text = "") { stack_.dir().Write(file, text); }
+  void Unmark(const char* file) { unlink((stack_.dir() / file).c_str()); }
+  std::string Calls() const {
+    std::ifstream file(stack_.dir() / "calls");
+    return (std::ostringstream() << file.rdbuf()).str();
+  }
+  unsigned CallsOf(const std::string& name) const {
+    std::istringstream lines(Calls());
+    unsigned count = 0;
+    for (std::string line; std::getline(lines, line);) count += line.starts_with(name);
+    return count;
+  }
+
+  // One round of everybody's business.
+  void Round(bool sending) {
+    for (unsigned path : {kDevice, kTap}) {
+      ends_[path]->Poll([&](std::span<const uint8_t> frame) {
+        out_.Saw(frame);
+        last_path_ = path;
+      });
+    }
+    vm_->tx(0).PollUsed();
+    std::vector<uint8_t> frame(kFrame);
+    for (int i = 0; i < 32 && sending && sent_ - out_.received < kWindow; ++i) {
+      fakes::FillTestFrame(frame, 1, sent_);
+      if (!vm_->tx(0).Send(frame)) break;
+      ++sent_;
+    }
+    vm_->FlushTx(0);
+    vm_->rx(0).Poll([&](std::span<const uint8_t> got, const fakes::NetHeader&) { in_.Saw(got); });
+    vm_->rx(0).AddBuffers();
+    vm_->FlushRx(0);
+    for (int i = 0; i < 8 && sending && in_sent_ < in_.received + kWindow; ++i) {
+      fakes::FillTestFrame(frame, 2, in_sent_);
+      if (!ends_[last_path_]->Send(frame)) break;
+      ++in_sent_;
+    }
+    if (in_.received != in_last_) {
+      in_last_ = in_.received;
+      in_moved_ = absl::Now();
+    } else if (absl::Now() - in_moved_ > absl::Milliseconds(20)) {
+      in_.received = in_sent_;  // what is under way is not coming any more
+    }
+    arrived_.store(out_.received, std::memory_order_relaxed);
+  }
+  // Sends `frames` more through `path`; false if they do not arrive there.
+  bool Carries(unsigned path, uint64_t frames = 500) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    const uint64_t until = out_.received + frames;
+    while (out_.received < until && absl::Now() < deadline) Round(true);
+    while (out_.received < sent_ && absl::Now() < deadline) Round(false);
+    if (out_.received == sent_ && last_path_ == path) return true;
+    std::printf("%lu frames arrived of %lu, the last ones by uplink %u; %lu doubled\n", out_.received, sent_, last_path_,
+                out_.doubled);
+    return false;
+  }
+
+  Stack stack_;
+  std::unique_ptr<FrontEnd> vm_;
+  std::vector<std::unique_ptr<FarEnd>> ends_;  // by uplink
+  Book out_, in_;
+  unsigned last_path_ = kDevice;
+  uint64_t sent_ = 0, in_sent_ = 0, in_last_ = 0;
+  absl::Time in_moved_ = absl::Now();
+  std::atomic<uint64_t> arrived_{0};
+};
+
+TEST_F(VdpaTest, TheGuestMovesBetweenDeviceAndTapAndLosesNothing) {
+  constexpr unsigned kSwitches = 100;
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  EXPECT_THAT(View(), HasSubstr(R"("mode":"offload")"));
+  EXPECT_EQ(stack_.PortNumber("vm", "poller"), -1);
+  ASSERT_TRUE(Carries(kDevice)) << stack_.Logs();
+  EXPECT_THAT(Calls(), HasSubstr("ring 1 desc 1 size 256"));
+
+  std::atomic<bool> finished{false}, failed{false};
+  absl::Status failure;
+  unsigned done = 0;
+  std::thread switching([&] {
+    for (; done < kSwitches && !failed; ++done) {
+      const uint64_t before = arrived_.load();
+      while (arrived_.load() < before + 40 && !failed) std::this_thread::yield();
+      if (failure = Switch(done % 2 == 0 ? kTap : kDevice); !failure.ok()) break;
+    }
+    finished = true;
+  });
+  uint64_t last = 0;
+  for (absl::Time moved = absl::Now(); !finished;) {
+    Round(true);
+    if (out_.received != std::exchange(last, out_.received)) moved = absl::Now();
+    if (absl::Now() - moved > absl::Seconds(5)) failed = true;  // it stands still
+  }
+  switching.join();
+  const absl::Time deadline = absl::Now() + absl::Seconds(5);
+  while (out_.received < sent_ && absl::Now() < deadline) Round(false);
+
+  EXPECT_TRUE(failure.ok()) << failure;
+  EXPECT_EQ(done, kSwitches);
+  EXPECT_EQ(out_.received, sent_);
+  EXPECT_EQ(out_.doubled, 0u);
+  EXPECT_EQ(in_.doubled, 0u);
+  EXPECT_EQ(CallsOf("configured"), 1 + kSwitches / 2);
+  EXPECT_EQ(CallsOf("closed"), kSwitches / 2);
+  EXPECT_THAT(Events(), Not(HasSubstr("uplink 0 failed"))) << Events();
+  // The guest's session is the one it was: QEMU has seen nothing.
+  EXPECT_EQ(stack_.PortNumber("vm", "sessions"), 1);
+  std::printf("%u switches, %lu frames out, %lu in\n", done, sent_, in_sent_);
+  if (HasFailure()) std::printf("%s\n%s\n", View().c_str(), stack_.Logs().c_str());
+}
+
+TEST_F(VdpaTest, ADriverThatRefusesTheRingsIsAnsweredByTheNextUplink) {
+  Mark("refuse");
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kTap); })) << View() << stack_.Logs();
+  ASSERT_TRUE(WaitUntil([&] { return CallsOf("refused") > 0; }));
+  EXPECT_TRUE(Carries(kTap)) << stack_.Logs();
+  EXPECT_THAT(Events(), HasSubstr("vdpa fake-vdpa0: its driver did not take the guest's rings"));
+  Unmark("refuse");
+  EXPECT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << Events();
+  EXPECT_TRUE(Carries(kDevice)) << stack_.Logs();
+}
+
+TEST_F(VdpaTest, ADeviceThatStallsIsLeftAndNothingIsLost) {
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  ASSERT_TRUE(Carries(kDevice));
+  Mark("deaf");
+  EXPECT_TRUE(Carries(kTap)) << View() << Events();
+  EXPECT_EQ(out_.doubled, 0u);
+  EXPECT_THAT(Events(), HasSubstr("uplink 0 failed: vdpa fake-vdpa0: transmit stalled"));
+}
+
+TEST_F(VdpaTest, AGuestThatNeedsMoreThanTheDeviceHasIsServedByTheTap) {
+  StartWith("fake-vdpa0", {.event_idx = true});
+  ASSERT_TRUE(WaitUntil([&] { return On(kTap); })) << View() << stack_.Logs();
+  EXPECT_TRUE(Carries(kTap));
+  EXPECT_THAT(View(), HasSubstr("vdpa fake-vdpa0 cannot serve this guest: the device lacks VIRTIO_RING_F_EVENT_IDX"));
+  EXPECT_EQ(CallsOf("configured"), 0u);
+  EXPECT_FALSE(Switch(kDevice).ok());
+}
+
+TEST_F(VdpaTest, PackedRingsAreRefused) {
+  Mark("features", "ffffffffffffffff");
+  StartWith("fake-vdpa0", {.packed = true});
+  ASSERT_TRUE(WaitUntil([&] { return On(kTap); })) << View() << stack_.Logs();
+  EXPECT_TRUE(Carries(kTap));
+  EXPECT_THAT(View(), HasSubstr("the guest uses packed rings (VIRTIO_F_RING_PACKED), whose position would be lost"));
+  EXPECT_EQ(CallsOf("configured"), 0u);
+}
+
+// What it negotiates then is not what the device was attached for.
+TEST_F(VdpaTest, AGuestThatBootsAnewWithOtherFeaturesIsServed) {
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  vm_.reset();
+  ASSERT_TRUE(WaitUntil([&] { return stack_.PortState("vm") == "waiting"; })) << View();
+  vm_ = Connect("vm", {.event_idx = true});
+  ASSERT_TRUE(vm_);
+  ASSERT_TRUE(WaitUntil([&] { return On(kTap); })) << View() << stack_.Logs();
+  EXPECT_TRUE(Carries(kTap)) << View() << stack_.Logs();
+}
+
+TEST_F(VdpaTest, AGuestThatStopsAndGoesOnIsOnTheDeviceAgain) {
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  ASSERT_TRUE(Carries(kDevice));
+  ASSERT_TRUE(vm_->Stop().ok());
+  ASSERT_TRUE(WaitUntil([&] { return CallsOf("closed") > 0; })) << Calls();
+  ASSERT_TRUE(vm_->Resume().ok());
+  ASSERT_TRUE(WaitUntil([&] { return CallsOf("configured") > 1 && On(kDevice); })) << View() << stack_.Logs();
+  EXPECT_TRUE(Carries(kDevice)) << View() << stack_.Logs();
+  EXPECT_EQ(out_.doubled, 0u);
+}
+
+TEST_F(VdpaTest, AKilledDaemonComesBackOnTheDevice) {
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  ASSERT_TRUE(Carries(kDevice));
+  stack_.KillDaemon();
+  const absl::Status started = stack_.StartDaemon();
+  ASSERT_TRUE(started.ok()) << started;
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  EXPECT_TRUE(Carries(kDevice)) << View() << stack_.Logs();
+  EXPECT_EQ(out_.doubled, 0u);
+}
+
+TEST_F(VdpaTest, ADeviceThatIsNotThereIsNamedAndOtherPortsRun) {
+  StartWith("0000:ff:1f.6");
+  const auto other = Connect("other");
+  ASSERT_TRUE(other);
+  ASSERT_TRUE(WaitUntil([&] { return On(kTap) && stack_.PortState("other") == "running"; })) << View();
+  EXPECT_TRUE(Carries(kTap));
+  const std::string cause = "vdpa 0000:ff:1f.6: DPDK could not open it";
+  const std::string mend = "name a device that `lspci -D` lists";
+  EXPECT_THAT(View(), AllOf(HasSubstr(cause), HasSubstr(mend)));
+  EXPECT_THAT(Events(), AllOf(HasSubstr(cause), HasSubstr(mend)));
+  EXPECT_THAT(View("other"), Not(HasSubstr("vdpa")));
+}
+
+}  // namespace
+}  // namespace everport::component

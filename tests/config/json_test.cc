@@ -69,10 +69,12 @@ TEST(PortJsonError, MalformedOrOfAnotherShape) {
   EXPECT_THAT(Refusal("{\"name\":\"\xff\"}"), StartsWith("port: not valid JSON: "));
 }
 
-TEST(PortJsonError, LaterKindsAreUnimplemented) {
-  const auto port = PortFromJson(R"({"name":"vm1","socket":"/s","uplink":[{"kind":"vdpa","device":"0000:3b:02.1"}]})");
-  EXPECT_TRUE(absl::IsUnimplemented(port.status()));
-  EXPECT_THAT(std::string(port.status().message()), HasSubstr("not available yet in this version"));
+TEST(PortJson, AVdpaDeviceMayHaveItsDriversArguments) {
+  const auto port =
+      PortFromJson(R"({"name":"vm1","socket":"/s","uplink":[{"kind":"vdpa","device":"0000:3b:02.1,vdpa=1"}]})");
+  ASSERT_TRUE(port.ok()) << port.status();
+  EXPECT_EQ(port->uplinks[0].kind, UplinkKind::kVdpa);
+  EXPECT_EQ(port->uplinks[0].device, "0000:3b:02.1,vdpa=1");
 }
 
 TEST(PortJson, BindIsKeptAndLeftOutWhereItIsNotSet) {

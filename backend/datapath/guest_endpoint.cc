@@ -105,6 +105,7 @@ OffloadCaps GuestEndpoint::transmit_caps() const {
 }
 
 int GuestEndpoint::UsableVid(uint16_t vring) const {
+  if (served_by_device_.load(std::memory_order_acquire)) return -1;
   if (vring >= max_vrings_ || !(enabled_.load(std::memory_order_acquire) >> vring & 1)) return -1;
   return vid_.load(std::memory_order_acquire);
 }
@@ -371,6 +372,10 @@ void GuestEndpoint::WritePositions(int vid, const GuestRings& rings) {
 void GuestEndpoint::SetPositions(const GuestRings& rings) {
   const std::unique_lock lock(device_mutex_, std::try_to_lock);
   if (const int vid = lock ? vid_.load(std::memory_order_acquire) : -1; vid >= 0) WritePositions(vid, rings);
+}
+
+void GuestEndpoint::SetServedByDevice(bool served) {
+  if (served_by_device_.exchange(served, std::memory_order_seq_cst) != served && served) hooks_.synchronize();
 }
 
 bool GuestEndpoint::SetOffload(StopOffload stop) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "backend/base/log.h"
 #include "backend/service/ring_progress.h"
 
@@ -15,6 +16,7 @@ struct OffloadPath::Run {
   GuestRings rings;
   bool serving = false;
   bool ended = false;  // the rings may have gone
+  bool over = false;   // the path has been destroyed, and another may serve the guest; control thread
   RingProgress progress;  // control thread
 
   absl::Status End() {
@@ -36,15 +38,20 @@ OffloadPath::OffloadPath(std::shared_ptr<GuestEndpoint> guest, std::shared_ptr<O
 
 OffloadPath::~OffloadPath() {
   guest_->ClearOffload();
+  const absl::Cleanup ours = [this] {
+    run_->over = true;
+    guest_->SetServedByDevice(false);
+  };
   if (absl::Status status = run_->End(); !status.ok()) spdlog::warn("{}", std::string(status.message()));
 }
 
 void OffloadPath::Start(std::function<void(absl::Status)> done) {
+  guest_->ArmWake();  // a poller may have told the guest not to kick; the device says for itself
+  guest_->SetServedByDevice(true);
   absl::StatusOr<GuestRings> rings = guest_->Rings();
   absl::Status status = rings.status();
   if (status.ok()) {
     run_->rings = std::move(*rings);
-    guest_->ArmWake();  // a poller may have told the guest not to kick; the device says for itself
     const bool there = guest_->SetOffload([run = run_] {
       if (absl::Status unclean = run->End(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
       return run->TakeRings();
@@ -60,8 +67,11 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
         run->serving = started.ok();
         return started;
       },
-      [guest = guest_, done = std::move(done)](absl::Status started) {
-        if (!started.ok()) guest->ClearOffload();
+      [guest = guest_, run = run_, done = std::move(done)](absl::Status started) {
+        if (!started.ok() && !run->over) {
+          guest->ClearOffload();
+          guest->SetServedByDevice(false);
+        }
         done(std::move(started));
       });
 }
@@ -72,6 +82,7 @@ void OffloadPath::Stop(std::function<void(absl::Status)> done) {
                               guest->ClearOffload();
                               // If the hook was first, the rings are empty and their device has gone.
                               guest->SetPositions(run->TakeRings());
+                              if (!run->over) guest->SetServedByDevice(false);
                               guest->CallAll();
                               done(std::move(stopped));
                             });

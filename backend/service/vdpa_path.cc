@@ -16,7 +16,9 @@ VdpaPath::VdpaPath(boost::asio::io_context& io, std::string port, std::shared_pt
 
 VdpaPath::~VdpaPath() {
   alive_.reset();
-  if (!idle()) guest_->ClearOffload();
+  if (idle()) return;
+  guest_->ClearOffload();
+  guest_->SetServedByDevice(false);
 }
 
 void VdpaPath::Start(std::shared_ptr<VdpaDevice> device, Done done) {
@@ -27,6 +29,7 @@ void VdpaPath::Start(std::shared_ptr<VdpaDevice> device, Done done) {
   abandoned_ = false;
   state_ = State::kAttaching;
   guest_->ArmWake();  // a poller may have told the guest not to kick; that stands in guest memory
+  guest_->SetServedByDevice(true);
   link_.Reconnect(device_, [this, weak = std::weak_ptr<VdpaPath*>(alive_)](const absl::Status& status) {
     if (weak.lock()) OnAttached(status);
   });
@@ -169,6 +172,7 @@ void VdpaPath::Finish(State state, absl::Status status) {
   state_ = state;
   ++armed_;
   timer_.cancel();
+  if (idle()) guest_->SetServedByDevice(false);
   // Not from in here: whoever has called us is not done yet.
   boost::asio::post(timer_.get_executor(), [weak = std::weak_ptr<VdpaPath*>(alive_), status = std::move(status),
                                             done = std::exchange(done_, nullptr),

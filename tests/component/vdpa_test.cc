@@ -109,6 +109,10 @@ class VdpaTest : public testing::Test {
                     .mac = "52:54:00:00:ee:12",
                     .failback_delay_ms = 100,
                     .more_uplinks = {{"tap", "vdtap"}}});
+    if (wire_) {
+      stack_.ports().back().more_uplinks.push_back({"port", "peer"});
+      stack_.AddPort({.name = "peer", .uplink_kind = "port", .uplink_device = "vm"});
+    }
     stack_.AddPort({.name = "other", .uplink_kind = "tap", .uplink_device = "vdtap2"});
     const absl::Status started = stack_.Start();
     ASSERT_TRUE(started.ok()) << started;
@@ -168,7 +172,14 @@ class VdpaTest : public testing::Test {
       ++sent_;
     }
     vm_->FlushTx(0);
-    vm_->rx(0).Poll([&](std::span<const uint8_t> got, const fakes::NetHeader&) { in_.Saw(got); });
+    vm_->rx(0).Poll([&](std::span<const uint8_t> got, const fakes::NetHeader&) {
+      const auto id = fakes::CheckTestFrame(got);
+      if (id && id->stream == 3) {
+        ++wired_;
+      } else {
+        in_.Saw(got);
+      }
+    });
     vm_->rx(0).AddBuffers();
     vm_->FlushRx(0);
     for (int i = 0; i < 8 && sending && in_sent_ < in_.received + kWindow; ++i) {
@@ -196,12 +207,13 @@ class VdpaTest : public testing::Test {
     return false;
   }
 
+  bool wire_ = false;  // a further uplink to another guest
   Stack stack_;
   std::unique_ptr<FrontEnd> vm_;
   std::vector<std::unique_ptr<FarEnd>> ends_;  // by uplink
   Book out_, in_;
   unsigned last_path_ = kDevice;
-  uint64_t sent_ = 0, in_sent_ = 0, in_last_ = 0;
+  uint64_t sent_ = 0, in_sent_ = 0, in_last_ = 0, wired_ = 0;
   absl::Time in_moved_ = absl::Now();
   std::atomic<uint64_t> arrived_{0};
 };
@@ -270,6 +282,34 @@ TEST_F(VdpaTest, ADeviceThatStallsIsLeftAndNothingIsLost) {
   EXPECT_TRUE(Carries(kTap)) << View() << Events();
   EXPECT_EQ(out_.doubled, 0u);
   EXPECT_THAT(Events(), HasSubstr("uplink 0 failed: vdpa fake-vdpa0: transmit stalled"));
+}
+
+// Else two would write to the same rings.
+TEST_F(VdpaTest, AWireDoesNotSendToAGuestThatADeviceServes) {
+  wire_ = true;
+  StartWith("fake-vdpa0");
+  const auto peer = Connect("peer");
+  ASSERT_TRUE(peer);
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice) && stack_.PortState("peer") == "running"; })) << View();
+  const auto send = [&](uint64_t from) {  // some frames over the wire, and what became of them
+    std::vector<uint8_t> frame(kFrame);
+    for (uint64_t i = from; i < from + 64; ++i) {
+      fakes::FillTestFrame(frame, 3, i);
+      if (!peer->tx(0).Send(frame)) break;
+    }
+    peer->FlushTx(0);
+    return WaitUntil([&] { return peer->tx(0).PollUsed(), peer->tx(0).ring().account().outstanding() == 0; });
+  };
+  ASSERT_TRUE(send(0)) << "they are taken, and dropped";
+  ASSERT_TRUE(Carries(kDevice)) << stack_.Logs();
+  EXPECT_EQ(wired_, 0u);
+  ASSERT_TRUE(Switch(kTap).ok());
+  ASSERT_TRUE(Carries(kTap)) << stack_.Logs();
+  EXPECT_EQ(wired_, 0u);
+  ASSERT_TRUE(send(64));
+  ASSERT_TRUE(Carries(kTap));
+  EXPECT_EQ(wired_, 64u);
+  EXPECT_EQ(out_.doubled, 0u);
 }
 
 TEST_F(VdpaTest, AGuestThatNeedsMoreThanTheDeviceHasIsServedByTheTap) {

@@ -225,6 +225,9 @@ TEST(CheckPorts, DeviceUsedTwice) {
   EXPECT_THAT(SetFault({Port("vm1", {{UplinkKind::kVdev, "net_null0", ""}}),
                         Port("vm2", {{UplinkKind::kVdev, "net_null0,copy=1", ""}})}),
               StartsWith("port vm2: uplink[0].device: vdev \"net_null0\" is already used by port vm1; "));
+  EXPECT_THAT(SetFault({Port("vm1", {{UplinkKind::kVdpa, "0000:3b:02.1", ""}}),
+                        Port("vm2", {{UplinkKind::kVdpa, "0000:3b:02.1,vdpa=1", ""}})}),
+              StartsWith("port vm2: uplink[0].device: device \"0000:3b:02.1\" is already used by port vm1; "));
 }
 
 TEST(CheckPorts, OnePortMayListANetdevUnderTwoKinds) {

@@ -184,16 +184,13 @@ TEST(ParseConfigError, MissingKeysPointAtTheirTable) {
               StartsWith("everport.toml:5: port[0].uplink[0].device: no network interface is named; "));
 }
 
-TEST(ParseConfigError, KindsOfLaterVersionsAreUnimplemented) {
-  for (const char* kind : {"vdpa"}) {
-    const auto config = ParseConfig(PortWith("", absl::StrCat("kind = \"", kind, "\"\ndevice = \"d\"")), "f");
-    EXPECT_TRUE(absl::IsUnimplemented(config.status())) << config.status();
-    EXPECT_EQ(
-        std::string(config.status().message()),
-        absl::StrCat("f:6: port[0].uplink[0].kind: \"", kind,
-                     "\" is not available yet in this version; use vf, vhost-vdpa, tap, af_packet, af_xdp, virtio-user, vdev or "
-                     "port"));
-  }
+TEST(ParseConfigError, VdpaDevices) {
+  const auto refusal = [](const char* device) {
+    return Refusal(PortWith("", absl::StrCat("kind = \"vdpa\"\ndevice = \"", device, "\"")));
+  };
+  EXPECT_THAT(refusal(""), StartsWith("everport.toml:7: port[0].uplink[0].device: no device is named; give the vDPA "));
+  EXPECT_THAT(refusal(",class=vdpa"),
+              StartsWith("everport.toml:7: port[0].uplink[0].device: \",class=vdpa\" is not a device of DPDK's; "));
 }
 
 TEST(ParseConfigError, ListenIsUnimplemented) {

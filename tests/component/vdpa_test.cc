@@ -300,6 +300,7 @@ TEST_F(VdpaTest, AWireDoesNotSendToAGuestThatADeviceServes) {
     peer->FlushTx(0);
     return WaitUntil([&] { return peer->tx(0).PollUsed(), peer->tx(0).ring().account().outstanding() == 0; });
   };
+  ASSERT_TRUE(Carries(kDevice)) << stack_.Logs();  // from now on there are buffers to be received into
   ASSERT_TRUE(send(0)) << "they are taken, and dropped";
   ASSERT_TRUE(Carries(kDevice)) << stack_.Logs();
   EXPECT_EQ(wired_, 0u);

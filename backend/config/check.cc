@@ -67,7 +67,8 @@ std::string PciFault(absl::string_view address) {
 std::string NodeFault(absl::string_view path) {
   if (path.empty()) return "no device is named; give its node, for example /dev/vhost-vdpa-0";
   if (absl::StartsWith(path, "/dev/")) return "";
-  return absl::StrCat(Quote(path), " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
+  return absl::StrCat(Quote(path),
+                      " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
 }
 
 // DPDK's name of a device, which need not be a PCI address, and its driver's arguments.

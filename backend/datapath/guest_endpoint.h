@@ -66,8 +66,8 @@ class GuestEndpoint : public Endpoint {
   // FailedPrecondition when the guest's device is not running.
   absl::StatusOr<GuestRings> Rings();
   void SetPositions(const GuestRings& rings);
-  // A device works on the rings, or will: until it is told otherwise nobody here sends to the guest or receives from it,
-  // another port's wire included. No poller is in the rings any more when it returns.
+  // A device works on the rings, or will: until it is told otherwise nobody here sends to the guest or receives from
+  // it, another port's wire included. No poller is in the rings any more when it returns.
   void SetServedByDevice(bool served);
   // From now on an offload device uses the rings: `stop` makes it let go and tells where it has come to. Called at most
   // once, by librte_vhost's event thread, before rings and memory go away. False: they have gone already.

@@ -46,7 +46,8 @@ absl::StatusOr<std::shared_ptr<VdpaDevice>> VdpaDevice::Open(const std::string& 
   }
   std::shared_ptr<VdpaDevice> opened(new VdpaDevice(name, std::move(control)));
   const bool bare = name == device;
-  if (absl::Status status = opened->Take(bare ? name + ",class=vdpa" : device, queue_pairs); !status.ok()) return status;
+  if (absl::Status status = opened->Take(bare ? name + ",class=vdpa" : device, queue_pairs); !status.ok())
+    return status;
   return opened;
 }
 
@@ -73,9 +74,9 @@ absl::Status VdpaDevice::Take(const std::string& devargs, uint16_t queue_pairs) 
   if (!limits.ok()) return absl::UnavailableError(absl::StrCat(object, std::string(limits.status().message())));
   limits_ = *limits;
   if (!(limits_.protocol_features >> kReplyAck & 1)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(object, "its driver lacks VHOST_USER_PROTOCOL_F_REPLY_ACK, which the keeper needs; use vhost-vdpa ",
-                     "or vf with this device"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        object, "its driver lacks VHOST_USER_PROTOCOL_F_REPLY_ACK, which the keeper needs; use vhost-vdpa ",
+        "or vf with this device"));
   }
   if (limits_.queue_pairs < queue_pairs) {
     return absl::FailedPreconditionError(absl::StrCat(object, "it has ", limits_.queue_pairs,
@@ -91,9 +92,13 @@ VdpaDevice::~VdpaDevice() {
   claims().port_of.erase(name_);
 }
 
+uint64_t VdpaDevice::Lacks(uint64_t contract_features, uint16_t) const {
+  return contract_features & ~kPacked & ~limits_.features;
+}
+
 absl::Status VdpaDevice::Covers(uint64_t features, uint16_t queue_pairs, uint16_t) const {
   std::vector<std::string> faults;
-  if (const uint64_t lacks = features & ~kPacked & ~limits_.features; lacks != 0)
+  if (const uint64_t lacks = Lacks(features, queue_pairs); lacks != 0)
     faults.push_back(absl::StrCat("the device lacks ", absl::StrJoin(FeatureNames(lacks), ", ")));
   if (features & kPacked)
     faults.emplace_back(

@@ -17,7 +17,8 @@ namespace everport {
 // taking the connection up anew (service/vdpa_path.h), and OffloadDevice's Start and Stop do nothing here.
 //
 // Positions. What the driver knows of them ends with the connection; the keeper replays split rings from used->idx,
-// which is exact, as for vhost-vdpa. Packed rings' positions stand in the index page, which only pollers write: refused.
+// which is exact, as for vhost-vdpa. Packed rings' positions stand in the index page, which only pollers write:
+// refused.
 class VdpaDevice final : public OffloadDevice {
  public:
   // device: DPDK's name of it, with its driver's arguments if there are any ("0000:3b:02.1,vdpa=1" for ifc). Without
@@ -35,6 +36,8 @@ class VdpaDevice final : public OffloadDevice {
   // Every bit counts, also those that QEMU answers for: librte_vhost refuses SET_FEATURES with one that the driver does
   // not offer, and the keeper such a daemon.
   absl::Status Covers(uint64_t features, uint16_t queue_pairs, uint16_t ring_size) const override;
+  // The same; the packed ring format, which is refused in any case, does not count.
+  uint64_t Lacks(uint64_t contract_features, uint16_t queue_pairs) const override;
   absl::Status Start(const GuestRings&) override;
   absl::Status SetNotifiers(const GuestRings&) override;
   absl::Status Stop(GuestRings&) override { return absl::OkStatus(); }

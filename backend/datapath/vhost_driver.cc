@@ -58,8 +58,8 @@ void DestroyConnection(int vid) {
 }
 
 // librte_vhost tells nobody that a vDPA driver has refused the guest's rings: it goes on, and logs
-// "VHOST_CONFIG: (SOCKET) failed to configure vDPA device" (vhost_user.c, 22.11 to 24.11). Where that text should change,
-// the rings' standing still tells, later.
+// "VHOST_CONFIG: (SOCKET) failed to configure vDPA device" (vhost_user.c, 22.11 to 24.11). Where that text should
+// change, the rings' standing still tells, later.
 void WatchVdpaRefusals() {
   static std::once_flag once;
   std::call_once(once, [] {

@@ -12,8 +12,8 @@
 
 namespace everport {
 
-// A port's vhost-user connection, and the taking up anew of it, with a vDPA device attached or without one: librte_vhost
-// knows no other way. Behind the keeper the guest does not notice. Control thread.
+// A port's vhost-user connection, and the taking up anew of it, with a vDPA device attached or without one:
+// librte_vhost knows no other way. Behind the keeper the guest does not notice. Control thread.
 class GuestLink {
  public:
   // Registers the socket; the connection ends with the last reference to what it returns. nullptr: without a device.

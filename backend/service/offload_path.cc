@@ -15,8 +15,8 @@ struct OffloadPath::Run {
   std::shared_ptr<OffloadDevice> device;
   GuestRings rings;
   bool serving = false;
-  bool ended = false;  // the rings may have gone
-  bool over = false;   // the path has been destroyed, and another may serve the guest; control thread
+  bool ended = false;     // the rings may have gone
+  bool over = false;      // the path has been destroyed, and another may serve the guest; control thread
   RingProgress progress;  // control thread
 
   absl::Status End() {

@@ -84,14 +84,13 @@ absl::Status Port::Attach(const std::string& socket, std::shared_ptr<IndexPageMa
   hooks.synchronize = [&pollers = env_.pollers] { pollers.Synchronize(); };
   guest_ = std::make_shared<GuestEndpoint>(config_.name, config_.queue_pairs, std::move(index_page), std::move(hooks));
   guest_->set_mtu(config_.mtu);
-  link_ = std::make_unique<GuestLink>(
-      env_.io, guest_,
-      [name = config_.name, socket, contract = contract_,
-       guest = guest_](rte_vdpa_device* vdpa) -> absl::StatusOr<std::shared_ptr<void>> {
-        auto driver = VhostDriver::Start(name, socket, contract, guest, vdpa);
-        if (!driver.ok()) return driver.status();
-        return std::shared_ptr<VhostDriver>(*std::move(driver));
-      });
+  link_ = std::make_unique<GuestLink>(env_.io, guest_,
+                                      [name = config_.name, socket, contract = contract_,
+                                       guest = guest_](rte_vdpa_device* vdpa) -> absl::StatusOr<std::shared_ptr<void>> {
+                                        auto driver = VhostDriver::Start(name, socket, contract, guest, vdpa);
+                                        if (!driver.ok()) return driver.status();
+                                        return std::shared_ptr<VhostDriver>(*std::move(driver));
+                                      });
   path_.SetGuest(guest_, env_.keeper ? link_.get() : nullptr);
   attached_at_ = absl::Now();
   if (absl::Status status = link_->Start(); !status.ok()) {

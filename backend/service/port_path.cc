@@ -36,8 +36,8 @@ PortPath::~PortPath() {
 }
 
 void PortPath::SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link) {
+  vdpa_.reset();  // its session ends, and it with that
   Stop();
-  vdpa_.reset();
   guest_ = std::move(guest);
   if (guest_ && link) vdpa_ = std::make_unique<VdpaPath>(env_.io, port_, guest_, *link);
 }

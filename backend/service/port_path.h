@@ -50,8 +50,8 @@ class PortPath {
   // features, standbys. orderly: the present path works. While a switch is under way nothing is done; Hooks::changed
   // tells its end.
   void Reconcile(int wanted, const std::string& cause, bool orderly);
-  // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more. None of the latter is
-  // in use when it returns.
+  // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more. None of the latter
+  // is in use when it returns.
   void Renumber(const std::vector<int>& moved);
   // Nobody uses the guest's rings when it returns, but for a device that is attached to the guest's session: that is
   // being detached, or ends with the session.

@@ -15,10 +15,7 @@ VdpaPath::VdpaPath(boost::asio::io_context& io, std::string port, std::shared_pt
     : port_(std::move(port)), guest_(std::move(guest)), link_(link), bounds_(bounds), timer_(io) {}
 
 VdpaPath::~VdpaPath() {
-  alive_.reset();
-  if (idle()) return;
-  guest_->ClearOffload();
-  guest_->SetServedByDevice(false);
+  alive_.reset();  // the guest stays the device's, for others as well, until its session ends
 }
 
 void VdpaPath::Start(std::shared_ptr<VdpaDevice> device, Done done) {
@@ -56,8 +53,8 @@ void VdpaPath::OnGuestChanged() {
       [[fallthrough]];
     case State::kSettling:
       if (guest_->vdpa_refused()) {
-        Fail(absl::FailedPreconditionError(
-            absl::StrCat(object_, "its driver did not take the guest's rings; the dpdk lines in the daemon's log say why")));
+        Fail(absl::FailedPreconditionError(absl::StrCat(
+            object_, "its driver did not take the guest's rings; the dpdk lines in the daemon's log say why")));
       } else if (!running) {  // the keeper has begun anew
         state_ = State::kAwaitingGuest;
         Arm(deadline_ - absl::Now());
@@ -86,17 +83,16 @@ void VdpaPath::OnTime() {
                     absl::FormatDuration(bounds_.replay));
       return;
     case State::kAwaitingGuest:
-      return Fail(absl::DeadlineExceededError(absl::StrCat(
-          object_, "the guest's session did not come back to it within ",
-          absl::FormatDuration(bounds_.replay), "; the keeper's log says why")));
+      return Fail(absl::DeadlineExceededError(
+          absl::StrCat(object_, "the guest's session did not come back to it within ",
+                       absl::FormatDuration(bounds_.replay), "; the keeper's log says why")));
     case State::kSettling:
       return Serve();
     case State::kAwaitingRelay:
-      return Finish(State::kIdle,
-                    failure_.ok() ? absl::DeadlineExceededError(absl::StrCat(
-                                        object_, "let go, but the guest's session did not come back ",
-                                        "within ", absl::FormatDuration(bounds_.replay)))
-                                  : failure_);
+      return Finish(State::kIdle, failure_.ok() ? absl::DeadlineExceededError(absl::StrCat(
+                                                      object_, "let go, but the guest's session did not come back ",
+                                                      "within ", absl::FormatDuration(bounds_.replay)))
+                                                : failure_);
     case State::kIdle:
     case State::kServing:
       return;
@@ -174,13 +170,13 @@ void VdpaPath::Finish(State state, absl::Status status) {
   timer_.cancel();
   if (idle()) guest_->SetServedByDevice(false);
   // Not from in here: whoever has called us is not done yet.
-  boost::asio::post(timer_.get_executor(), [weak = std::weak_ptr<VdpaPath*>(alive_), status = std::move(status),
-                                            done = std::exchange(done_, nullptr),
-                                            changed = std::exchange(changed_, nullptr)] {
-    if (!weak.lock()) return;
-    if (done) done(status);
-    if (changed) changed();
-  });
+  boost::asio::post(timer_.get_executor(),
+                    [weak = std::weak_ptr<VdpaPath*>(alive_), status = std::move(status),
+                     done = std::exchange(done_, nullptr), changed = std::exchange(changed_, nullptr)] {
+                      if (!weak.lock()) return;
+                      if (done) done(status);
+                      if (changed) changed();
+                    });
 }
 
 void VdpaPath::Arm(absl::Duration after) {

@@ -29,19 +29,20 @@ struct VdpaBounds {
 class VdpaPath {
  public:
   enum class State {
-    kIdle,          // librte_vhost serves the rings, if the guest runs
-    kAttaching,     // the session is being taken up anew with the device
+    kIdle,           // librte_vhost serves the rings, if the guest runs
+    kAttaching,      // the session is being taken up anew with the device
     kAwaitingGuest,  // that is done; the keeper's replay is to bring the guest's device
-    kSettling,      // it has come, and the driver is being given the rings
-    kServing,       // the device serves them
-    kDetaching,     // the session is being taken up anew without the device
+    kSettling,       // it has come, and the driver is being given the rings
+    kServing,        // the device serves them
+    kDetaching,      // the session is being taken up anew without the device
     kAwaitingRelay,  // that is done; the keeper's replay is to bring the guest's device
   };
   using Done = std::function<void(absl::Status)>;
 
   VdpaPath(boost::asio::io_context& io, std::string port, std::shared_ptr<GuestEndpoint> guest, GuestLink& link,
            const VdpaBounds& bounds = {});
-  ~VdpaPath();  // the link may still have the device: whoever ends the session ends that
+  // The link may still have the device: the session must end next.
+  ~VdpaPath();
 
   // From kIdle. done is called once, later. After an error it is idle again, and the guest's device runs unless the
   // guest itself has gone.
@@ -80,7 +81,7 @@ class VdpaPath {
   State state_ = State::kIdle;
   std::shared_ptr<VdpaDevice> device_;  // until it is being detached
   std::string object_;                  // "vdpa NAME: "
-  absl::Status failure_;  // why it is being detached; OK: as asked
+  absl::Status failure_;                // why it is being detached; OK: as asked
   absl::Time deadline_ = absl::InfiniteFuture();
   bool abandoned_ = false;
   Done done_;

@@ -72,8 +72,8 @@ void Tell(Values... values) {
   (calls << ... << values) << std::endl;
 }
 
-constexpr uint32_t kHeader = 12;         // virtio_net_hdr_mrg_rxbuf, virtio 1.2, 5.1.6
-constexpr uint32_t kNumBuffers = 10;     // offset in it, little-endian
+constexpr uint32_t kHeader = 12;      // virtio_net_hdr_mrg_rxbuf, virtio 1.2, 5.1.6
+constexpr uint32_t kNumBuffers = 10;  // offset in it, little-endian
 
 struct Ring {
   rte_vhost_vring at{};
@@ -99,7 +99,8 @@ class Device {
       if (rte_vhost_get_vhost_vring(vid, vring, &ring.at) != 0 ||
           rte_vhost_get_vring_base(vid, vring, &ring.next, &used) != 0)
         return nullptr;
-      Tell("ring ", vring, " desc ", ring.at.desc != nullptr, " size ", ring.at.size, " base ", ring.next, " used ", used);
+      Tell("ring ", vring, " desc ", ring.at.desc != nullptr, " size ", ring.at.size, " base ", ring.next, " used ",
+           used);
     }
     device->thread_ = std::thread([self = device.get()] { self->Run(); });
     return device;
@@ -154,7 +155,8 @@ class Device {
     while (!stopping_ && ring.Available()) {
       const uint16_t head = ring.Head();
       std::vector<uint8_t> frame;
-      ForEach(ring, head, [&](const uint8_t* bytes, uint64_t length) { frame.insert(frame.end(), bytes, bytes + length); });
+      ForEach(ring, head,
+              [&](const uint8_t* bytes, uint64_t length) { frame.insert(frame.end(), bytes, bytes + length); });
       while (send(wire_, frame.data() + kHeader, frame.size() - kHeader, 0) < 0 && !stopping_) usleep(100);
       ring.Use(head, 0);
     }
@@ -197,9 +199,9 @@ int QueueNum(rte_vdpa_device*, uint32_t* pairs) {
   return 0;
 }
 int Features(rte_vdpa_device*, uint64_t* features) {
-  constexpr std::array kBits = {
-      everport::kVersion1,    everport::kAnyLayout,        everport::kNetMrgRxbuf,
-      everport::kVhostLogAll, everport::kRingIndirectDesc, everport::kVhostUserProtocolFeatures};
+  constexpr std::array kBits = {everport::kVersion1,         everport::kAnyLayout,
+                                everport::kNetMrgRxbuf,      everport::kVhostLogAll,
+                                everport::kRingIndirectDesc, everport::kVhostUserProtocolFeatures};
   *features = 0;
   for (const unsigned bit : kBits) *features |= uint64_t{1} << bit;
   if (std::ifstream given(Path("features")); given) given >> std::hex >> *features;

@@ -1,20 +1,14 @@
 // A port whose uplinks are a vDPA device of a DPDK driver and a tap, behind the real keeper and daemon. The driver is a
 // fake (vdpa_driver.cc), preloaded into the daemon; librte_vhost attaches it and hands it the rings as it would a real
 // one. On real kernel devices in a network namespace of this process's own; needs root.
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/if_packet.h>
 #include <net/if.h>
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <boost/json/serialize.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -23,7 +17,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/component/stack.h"
+#include "tests/fakes/arrivals.h"
+#include "tests/fakes/far_end.h"
 #include "tests/fakes/front_end.h"
+#include "tests/fakes/network.h"
 #include "tests/fakes/sanitizer.h"
 #include "tests/fakes/test_frame.h"
 
@@ -34,48 +31,9 @@ using fakes::FrontEnd;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr uint16_t kTestType = 0x88b5;  // of test frames
 constexpr size_t kFrame = 600;
-constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
+constexpr uint64_t kWindow = 128;          // frames under way: less than any queue on the way holds
 constexpr unsigned kDevice = 0, kTap = 1;  // uplinks
-
-// The network's side of an uplink.
-class FarEnd {
- public:
-  explicit FarEnd(const std::string& device) : fd_(socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
-    const int size = 16 << 20, on = 1;
-    setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
-    setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on);
-    sockaddr_ll address{};
-    address.sll_family = AF_PACKET;
-    address.sll_protocol = htons(kTestType);
-    address.sll_ifindex = static_cast<int>(if_nametoindex(device.c_str()));
-    EXPECT_NE(address.sll_ifindex, 0) << device;
-    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << device;
-  }
-  void Poll(const std::function<void(std::span<const uint8_t>)>& on_frame) {
-    uint8_t frame[2048];
-    for (ssize_t n; (n = recv(fd_.get(), frame, sizeof frame, 0)) > 0;) on_frame({frame, static_cast<size_t>(n)});
-  }
-  bool Send(std::span<const uint8_t> frame) { return send(fd_.get(), frame.data(), frame.size(), 0) > 0; }
-
- private:
-  UniqueFd fd_;
-};
-
-// Which frames of one direction have arrived.
-struct Book {
-  void Saw(std::span<const uint8_t> frame) {
-    const auto id = fakes::CheckTestFrame(frame);
-    if (!id) return;
-    if (seen.size() <= id->sequence) seen.resize(id->sequence + 1);
-    if (seen[id->sequence]) ++doubled;
-    seen[id->sequence] = true;
-    ++received;
-  }
-  std::vector<bool> seen;
-  uint64_t received = 0, doubled = 0;
-};
 
 bool WaitUntil(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(10)) {
   const absl::Time deadline = absl::Now() + timeout;
@@ -86,18 +44,13 @@ bool WaitUntil(const std::function<bool()>& condition, absl::Duration timeout = 
   return true;
 }
 
-void Shell(const std::string& command) {
-  ASSERT_EQ(std::system(command.c_str()), 0) << command;
-}
-
 class VdpaTest : public testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_EQ(unshare(CLONE_NEWNET | CLONE_NEWNS), 0) << "needs root";
-    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
-    ASSERT_EQ(mount("sysfs", "/sys", "sysfs", 0, nullptr), 0);  // of this network namespace
-    Shell("ip link set lo up && ip link add vdw0 type veth peer name vdw1 && ip link set vdw0 up && "
-          "ip link set vdw1 up && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+    static const bool once =
+        (fakes::EnterOwnNetwork(), fakes::Shell("ip link add vdw0 type veth peer name vdw1"), true);
+    ASSERT_TRUE(once);
+    for (const char* end : {"vdw0", "vdw1"}) fakes::SetLinkUp(end, true);
     stack_.options().daemon_environment = {absl::StrCat("LD_PRELOAD=", FAKE_VDPA_DRIVER), "FAKE_VDPA_WIRE=vdw0",
                                            absl::StrCat("FAKE_VDPA_DIR=", stack_.dir() / "")};
     if (fakes::kSanitized) stack_.options().daemon_environment.push_back("ASAN_OPTIONS=verify_asan_link_order=0");
@@ -114,13 +67,15 @@ class VdpaTest : public testing::Test {
       stack_.AddPort({.name = "peer", .uplink_kind = "port", .uplink_device = "vm"});
     }
     stack_.AddPort({.name = "other", .uplink_kind = "tap", .uplink_device = "vdtap2"});
-    const absl::Status started = stack_.Start();
-    ASSERT_TRUE(started.ok()) << started;
+    ASSERT_OK(stack_.Start());
     vm_ = Connect("vm", options);
     ASSERT_TRUE(vm_);
     ASSERT_TRUE(WaitUntil([] { return if_nametoindex("vdtap") != 0; })) << stack_.Logs();
-    ends_.push_back(std::make_unique<FarEnd>("vdw1"));
-    ends_.push_back(std::make_unique<FarEnd>("vdtap"));
+    for (const char* interface : {"vdw1", "vdtap"}) {
+      auto end = fakes::PacketFarEnd::Open(interface);
+      ASSERT_TRUE(end.ok()) << end.status();
+      ends_.push_back(*std::move(end));
+    }
   }
   std::unique_ptr<FrontEnd> Connect(const std::string& port, fakes::FrontEndOptions options = {}) {
     options.socket = stack_.Socket(port);
@@ -159,10 +114,7 @@ class VdpaTest : public testing::Test {
   // One round of everybody's business.
   void Round(bool sending) {
     for (unsigned path : {kDevice, kTap}) {
-      ends_[path]->Poll([&](std::span<const uint8_t> frame) {
-        out_.Saw(frame);
-        last_path_ = path;
-      });
+      ends_[path]->Poll([&](std::span<const uint8_t> frame) { out_.Saw(frame, path); });
     }
     vm_->tx(0).PollUsed();
     std::vector<uint8_t> frame(kFrame);
@@ -177,21 +129,21 @@ class VdpaTest : public testing::Test {
       if (id && id->stream == 3) {
         ++wired_;
       } else {
-        in_.Saw(got);
+        in_.Saw(got, 0);
       }
     });
     vm_->rx(0).AddBuffers();
     vm_->FlushRx(0);
-    for (int i = 0; i < 8 && sending && in_sent_ < in_.received + kWindow; ++i) {
+    for (int i = 0; i < 8 && sending && in_sent_ < in_.received + in_lost_ + kWindow; ++i) {
       fakes::FillTestFrame(frame, 2, in_sent_);
-      if (!ends_[last_path_]->Send(frame)) break;
+      if (!ends_[out_.last_path]->Send(frame)) break;
       ++in_sent_;
     }
     if (in_.received != in_last_) {
       in_last_ = in_.received;
       in_moved_ = absl::Now();
     } else if (absl::Now() - in_moved_ > absl::Milliseconds(20)) {
-      in_.received = in_sent_;  // what is under way is not coming any more
+      in_lost_ = in_sent_ - in_.received;  // what is under way is not coming any more
     }
     arrived_.store(out_.received, std::memory_order_relaxed);
   }
@@ -201,19 +153,18 @@ class VdpaTest : public testing::Test {
     const uint64_t until = out_.received + frames;
     while (out_.received < until && absl::Now() < deadline) Round(true);
     while (out_.received < sent_ && absl::Now() < deadline) Round(false);
-    if (out_.received == sent_ && last_path_ == path) return true;
-    std::printf("%lu frames arrived of %lu, the last ones by uplink %u; %lu doubled\n", out_.received, sent_, last_path_,
-                out_.doubled);
+    if (out_.received == sent_ && out_.last_path == path) return true;
+    std::printf("%lu frames arrived of %lu, the last ones by uplink %u; %lu doubled\n", out_.received, sent_,
+                out_.last_path, out_.doubled);
     return false;
   }
 
   bool wire_ = false;  // a further uplink to another guest
   Stack stack_;
   std::unique_ptr<FrontEnd> vm_;
-  std::vector<std::unique_ptr<FarEnd>> ends_;  // by uplink
-  Book out_, in_;
-  unsigned last_path_ = kDevice;
-  uint64_t sent_ = 0, in_sent_ = 0, in_last_ = 0, wired_ = 0;
+  std::vector<std::unique_ptr<fakes::PacketFarEnd>> ends_;  // by uplink
+  fakes::Arrivals out_{2}, in_;
+  uint64_t sent_ = 0, in_sent_ = 0, in_last_ = 0, in_lost_ = 0, wired_ = 0;
   absl::Time in_moved_ = absl::Now();
   std::atomic<uint64_t> arrived_{0};
 };
@@ -250,15 +201,20 @@ TEST_F(VdpaTest, TheGuestMovesBetweenDeviceAndTapAndLosesNothing) {
 
   EXPECT_TRUE(failure.ok()) << failure;
   EXPECT_EQ(done, kSwitches);
-  EXPECT_EQ(out_.received, sent_);
+  EXPECT_EQ(out_.Missing(sent_), 0u) << "of " << sent_;
   EXPECT_EQ(out_.doubled, 0u);
+  EXPECT_EQ(out_.overtaken, 0u);
   EXPECT_EQ(in_.doubled, 0u);
   EXPECT_EQ(CallsOf("configured"), 1 + kSwitches / 2);
   EXPECT_EQ(CallsOf("closed"), kSwitches / 2);
   EXPECT_THAT(Events(), Not(HasSubstr("uplink 0 failed"))) << Events();
   // The guest's session is the one it was: QEMU has seen nothing.
   EXPECT_EQ(stack_.PortNumber("vm", "sessions"), 1);
-  std::printf("%u switches, %lu frames out, %lu in\n", done, sent_, in_sent_);
+  std::vector<double> gaps = out_.Gaps();
+  std::printf(
+      "%u switches, %lu frames out (%lu lost), %lu in (%lu lost); gap at the sink, median/longest: %.1f/%.1f ms\n",
+      done, sent_, out_.Missing(sent_), in_sent_, in_.Missing(in_sent_), gaps.empty() ? 0 : gaps[gaps.size() / 2],
+      gaps.empty() ? 0 : gaps.back());
   if (HasFailure()) std::printf("%s\n%s\n", View().c_str(), stack_.Logs().c_str());
 }
 
@@ -360,8 +316,7 @@ TEST_F(VdpaTest, AKilledDaemonComesBackOnTheDevice) {
   ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
   ASSERT_TRUE(Carries(kDevice));
   stack_.KillDaemon();
-  const absl::Status started = stack_.StartDaemon();
-  ASSERT_TRUE(started.ok()) << started;
+  ASSERT_OK(stack_.StartDaemon());
   ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
   EXPECT_TRUE(Carries(kDevice)) << View() << stack_.Logs();
   EXPECT_EQ(out_.doubled, 0u);

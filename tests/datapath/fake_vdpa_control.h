@@ -34,9 +34,7 @@ class FakeVdpaControl : public VdpaControl {
     removed.push_back(name);
     devices.erase(name);
   }
-  absl::StatusOr<VdpaLimits> Limits(rte_vdpa_device* device) override {
-    return *reinterpret_cast<VdpaLimits*>(device);
-  }
+  absl::StatusOr<VdpaLimits> Limits(rte_vdpa_device* device) override { return *reinterpret_cast<VdpaLimits*>(device); }
   bool Present(const std::string& name) const override { return !gone.contains(name); }
 
   std::map<std::string, VdpaLimits> devices;  // that DPDK knows

@@ -69,7 +69,8 @@ TEST_F(VdpaDeviceTest, ADriversArgumentsAreKeptAsTheyAre) {
 
 TEST_F(VdpaDeviceTest, NotFoundNamesTheDeviceAndThoseThereAre) {
   control_->probe_error = absl::UnavailableError("no such device");
-  EXPECT_THAT(Refusal(), HasSubstr("vdpa 0000:3b:02.1: DPDK could not open it (no such device); DPDK has no vDPA device"));
+  EXPECT_THAT(Refusal(),
+              HasSubstr("vdpa 0000:3b:02.1: DPDK could not open it (no such device); DPDK has no vDPA device"));
   control_->devices["0000:3b:02.2"] = kDevice;
   control_->devices["0000:3b:02.3"] = kDevice;
   EXPECT_THAT(Refusal(), HasSubstr("DPDK has 0000:3b:02.2, 0000:3b:02.3; name a device"));
@@ -97,8 +98,8 @@ TEST_F(VdpaDeviceTest, TooFewQueues) {
 }
 
 TEST_F(VdpaDeviceTest, ADriverThatAcknowledgesNothingIsNotForTheKeeper) {
-  control_->devices[kName] = {.features = kFeatures, .protocol_features = ~Bit(vhost_user::kProtocolReplyAck),
-                              .queue_pairs = 1};
+  control_->devices[kName] = {
+      .features = kFeatures, .protocol_features = ~Bit(vhost_user::kProtocolReplyAck), .queue_pairs = 1};
   EXPECT_THAT(Refusal(), HasSubstr("its driver lacks VHOST_USER_PROTOCOL_F_REPLY_ACK"));
 }
 
@@ -108,10 +109,10 @@ TEST_F(VdpaDeviceTest, CoversWhatItOffersAndNamesWhatItLacks) {
   ASSERT_TRUE(device.ok()) << device.status();
   EXPECT_TRUE((*device)->Covers(Bit(kVersion1) | Bit(kNetMrgRxbuf), 2, 256).ok());
   // A bit that QEMU answers for counts as well: librte_vhost would refuse it.
-  const std::string lacks(
-      (*device)->Covers(Bit(kVersion1) | Bit(kRingEventIdx) | Bit(kVhostLogAll), 1, 256).message());
+  const std::string lacks((*device)->Covers(Bit(kVersion1) | Bit(kRingEventIdx) | Bit(kVhostLogAll), 1, 256).message());
   EXPECT_EQ(lacks,
             "vdpa 0000:3b:02.1 cannot serve this guest: the device lacks VHOST_F_LOG_ALL, VIRTIO_RING_F_EVENT_IDX");
+  EXPECT_EQ((*device)->Lacks(Bit(kVersion1) | Bit(kRingEventIdx) | Bit(kRingPacked), 1), Bit(kRingEventIdx));
   const std::string queues((*device)->Covers(Bit(kVersion1), 3, 256).message());
   EXPECT_THAT(queues, HasSubstr("the device has 2 queue pairs and the guest uses 3"));
   const std::string packed((*device)->Covers(Bit(kVersion1) | Bit(kRingPacked), 1, 256).message());

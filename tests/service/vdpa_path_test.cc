@@ -82,8 +82,8 @@ class VdpaPathTest : public testing::Test {
   std::shared_ptr<VdpaDevice> device_;
   std::vector<std::string> calls_;  // the worker's while the link is reconnecting
   bool attached_ = false, fail_with_device_ = false;
-  std::shared_ptr<GuestEndpoint> guest_ =
-      std::make_shared<GuestEndpoint>("vm1", uint16_t{1}, nullptr, GuestEndpoint::Hooks{[this] { changed_ = true; }, [] {}});
+  std::shared_ptr<GuestEndpoint> guest_ = std::make_shared<GuestEndpoint>(
+      "vm1", uint16_t{1}, nullptr, GuestEndpoint::Hooks{[this] { changed_ = true; }, [] {}});
   GuestLink link_{io_, guest_, [this](rte_vdpa_device* vdpa) { return Connect(vdpa); }};
   std::unique_ptr<VdpaPath> path_ = std::make_unique<VdpaPath>(
       io_, "vm1", guest_, link_, VdpaBounds{.replay = absl::Milliseconds(300), .refusal = absl::Milliseconds(20)});
@@ -128,7 +128,8 @@ TEST_F(VdpaPathTest, ARefusingDriverIsLetGoOfBeforeTheErrorIsTold) {
   EXPECT_FALSE(attached_);
   GuestComes();
   ASSERT_TRUE(RunUntil([&] { return started_.has_value(); }));
-  EXPECT_THAT(std::string(started_->message()), HasSubstr("vdpa 0000:3b:02.1: its driver did not take the guest's rings"));
+  EXPECT_THAT(std::string(started_->message()),
+              HasSubstr("vdpa 0000:3b:02.1: its driver did not take the guest's rings"));
   EXPECT_TRUE(path_->idle());
   EXPECT_TRUE(guest_->running());
 }

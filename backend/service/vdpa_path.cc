@@ -115,6 +115,7 @@ void VdpaPath::WatchRings() {
   });
   if (!there) return;
   if (absl::StatusOr<GuestRings> rings = guest_->Rings(); rings.ok()) watched_->rings = *std::move(rings);
+  progress_ = {};
 }
 
 void VdpaPath::Stop(Done done) {

@@ -1,5 +1,7 @@
 #include "backend/service/ring_progress.h"
 
+#include <sys/eventfd.h>
+
 #include <algorithm>
 
 namespace everport {
@@ -17,7 +19,12 @@ uint64_t RingProgress::StalledMs(const GuestRings& rings, absl::Time now) {
       progress.since = absl::InfiniteFuture();
     } else if (progress.since == absl::InfiniteFuture()) {
       progress.since = now;
+      progress.kicked = false;
     } else {
+      if (!progress.kicked && now - progress.since >= kKickAfter) {
+        progress.kicked = true;
+        if (ring.kick.valid()) ::eventfd_write(ring.kick.get(), 1);
+      }
       longest = std::max(longest, now - progress.since);
     }
   }

@@ -13,12 +13,15 @@ namespace everport {
 class RingProgress {
  public:
   // For how long the device has finished nothing of what the guest has sent; zero if there is nothing to finish.
+  // Kicks the device meanwhile: a guest whose CPU was taken away just before it would have done so is no stall.
   uint64_t StalledMs(const GuestRings& rings, absl::Time now);
 
  private:
+  static constexpr absl::Duration kKickAfter = absl::Milliseconds(15);
   struct Ring {
     uint16_t used = 0;
     absl::Time since = absl::InfiniteFuture();  // without progress while there is something to do
+    bool kicked = false;                        // since then, by us
   };
   std::vector<Ring> rings_;  // by vring
 };

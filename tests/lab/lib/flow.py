@@ -53,12 +53,16 @@ def milliseconds():
     return time.monotonic() * 1000
 
 
+def not_run_ms(books, begin, end):
+    """How long the books' own process was not run between these times: the VM's four CPUs share those of its host with
+    whatever else runs there."""
+    return sum(max(0, min(to, end) - max(since, begin)) for since, to in books["pauses"])
+
+
 def gap_ms(books, way):
-    """The longest time without a frame, and how much of it was spent while the books' own process was not run: the VM's
-    four CPUs share those of its host with whatever else runs there."""
+    """The longest time without a frame, and how much of it was spent while the books' own process was not run."""
     counts = books[way]
-    not_run = sum(max(0, min(to, counts["gap_to"]) - max(begin, counts["gap_from"])) for begin, to in books["pauses"])
-    return counts["gap_ms"], not_run
+    return counts["gap_ms"], not_run_ms(books, counts["gap_from"], counts["gap_to"])
 
 
 def assert_once_each(first, sent, *sides):

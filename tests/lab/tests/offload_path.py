@@ -41,28 +41,24 @@ class World:
         self.flow.attach("tap", "lab-vm")
         self.wait_path(0)
         self.switch(1)  # what waits in the tap's queue is not counted
-        self.wait_traffic()
         self.flow.phase()
-        self.wait_traffic()
+        self.wait_traffic(1)
         self.switch(0)
-        self.wait_traffic()
 
     def port(self):
         return self.everport.get("/v1/ports/vm")
 
     def wait_path(self, index):
         wait_until(lambda: self.port()["path"]["index"] == index, 20, f"uplink {index} serves the guest")
-        self.wait_traffic()
 
-    def wait_traffic(self):
-        """Both ways, by the path that is in use."""
-        if self.port()["path"]["index"] == 0:
-            self.flow.wait_more("taken", "others")
-        else:
-            self.flow.wait_more("tap", "in")
+    def wait_traffic(self, index):
+        """Both ways, by this uplink."""
+        self.flow.wait_more(*(("taken", "others") if index == 0 else ("tap", "in")))
 
     def switch(self, index):
+        """By hand; returns when there is traffic."""
         self.everport.post("/v1/ports/vm/path", index=index)
+        self.wait_traffic(index)
 
     def events(self):
         return self.everport.ctl_text("events", "--no-follow").stdout
@@ -96,7 +92,6 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
     world.switch(1)
     for turn in range(SWITCHES):
         world.switch(turn % 2)  # the last one to the tap: nothing waits in its queue then
-        world.wait_traffic()
     books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
     describe(f"{SWITCHES} switches", books, seen)
     assert_rings_exact(books)
@@ -110,10 +105,10 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
 
 def test_the_device_process_killed(world):
     world.flow.phase()
-    world.wait_traffic()
+    world.wait_traffic(0)
     killed = milliseconds()
     os.kill(world.device.pid, signal.SIGKILL)
-    world.wait_path(1)
+    world.wait_traffic(1)
     books = world.flow.phase()
     after = books["paths"]["tap"]["first"] - killed
     print(f"device process killed: first frame by the tap after {after:.1f} ms")
@@ -123,13 +118,11 @@ def test_the_device_process_killed(world):
 
 
 def test_the_daemon_killed_on_the_device(world):
-    world.wait_traffic()
     killed = milliseconds()
     world.everport.kill_daemon()
     world.everport.start_daemon()
     world.wait_path(0)
     world.switch(1)
-    world.wait_traffic()
     books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
     describe(f"daemon killed, {milliseconds() - killed:.0f} ms ago", books, seen)
     print(world.events())

@@ -79,10 +79,12 @@ def assert_once_each(first, sent, *sides):
 
 
 def assert_nothing_lost(books):
-    """Neither way: lost, doubled, overtaken."""
-    for way in ("out", "in"):
+    """Neither way, nor doubled; nor overtaken, from the guest to the network. The other way the network changes from one path
+    to another, and what is under way by both may change places, but no more than a burst of it."""
+    for way, overtaken in (("out", 0), ("in", 32)):
         counts = books[way]
         assert counts["sent"] > 100, f"{way}: hardly any traffic: {counts}"
-        for what in ("missing", "doubled", "overtaken", "late", "corrupted"):
+        assert counts["overtaken"] <= overtaken, f"{way}: {counts}"
+        for what in ("missing", "doubled", "late", "corrupted"):
             assert counts[what] == 0, f"{way}: {what}: {counts}"
     assert books["outstanding"] == books["unknown"] == books["malformed"] == 0, books

@@ -90,13 +90,16 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
     assert port["path"]["mode"] == "offload", port
     assert port["poller"] == -1, "no poller is involved"
     world.switch(1)
+    full = port["drops_by_cause"]["guest_ring_full"]
     for turn in range(SWITCHES):
         world.switch(turn % 2)  # the last one to the tap: nothing waits in its queue then
     books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
     describe(f"{SWITCHES} switches", books, seen)
     assert_rings_exact(books)
     assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])
-    assert books["in"]["missing"] == books["in"]["late"] == books["others"]["missing"] == 0
+    assert books["in"]["late"] == books["others"]["missing"] == 0
+    # The device may have filled the guest's ring when the tap's frames come and the guest is not run: that is told.
+    assert books["in"]["missing"] == world.port()["drops_by_cause"]["guest_ring_full"] - full
     assert books["others"]["received"] == seen["sent"]
     told = [json.loads(line) for line in world.everport.ctl_text("--json", "events", "--no-follow").stdout.splitlines()]
     gaps = sorted(event["path"]["ms"] for event in told if event.get("path"))

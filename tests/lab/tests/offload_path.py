@@ -42,11 +42,15 @@ class World:
         self.wait_path(0)
         self.switch(1)  # what waits in the tap's queue is not counted
         self.flow.phase()
+        self.full = self.guest_ring_full()
         self.wait_traffic(1)
         self.switch(0)
 
     def port(self):
         return self.everport.get("/v1/ports/vm")
+
+    def guest_ring_full(self):
+        return self.port()["drops_by_cause"]["guest_ring_full"]
 
     def wait_path(self, index):
         wait_until(lambda: self.port()["path"]["index"] == index, 20, f"uplink {index} serves the guest")
@@ -90,7 +94,6 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
     assert port["path"]["mode"] == "offload", port
     assert port["poller"] == -1, "no poller is involved"
     world.switch(1)
-    full = port["drops_by_cause"]["guest_ring_full"]
     for turn in range(SWITCHES):
         world.switch(turn % 2)  # the last one to the tap: nothing waits in its queue then
     books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
@@ -99,7 +102,7 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
     assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])
     assert books["in"]["late"] == books["others"]["missing"] == 0
     # The device may have filled the guest's ring when the tap's frames come and the guest is not run: that is told.
-    assert books["in"]["missing"] == world.port()["drops_by_cause"]["guest_ring_full"] - full
+    assert books["in"]["missing"] == world.guest_ring_full() - world.full
     assert books["others"]["received"] == seen["sent"]
     told = [json.loads(line) for line in world.everport.ctl_text("--json", "events", "--no-follow").stdout.splitlines()]
     gaps = sorted(event["path"]["ms"] for event in told if event.get("path"))

@@ -117,6 +117,11 @@ void WatchDpdkErrors(ErrorWatch watch) {
   g_error_watch.store(new ErrorWatch(std::move(watch)), std::memory_order_release);  // for as long as DPDK may speak
 }
 
+std::mutex& EalHotplugMutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 bool EalHasHugepages() {
   return g_hugepages;
 }

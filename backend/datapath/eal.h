@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,10 @@ class CaptureDpdkLog {
 // Sees each line that DPDK says at error level, on the thread that says it, with stdio's lock held: must return at once
 // and log nothing. For what a library tells in no other way. Once per process; before or after InitEal.
 void WatchDpdkErrors(std::function<void(std::string_view line)> watch);
+
+// To be held while a device is plugged in or out (rte_eal_hotplug_add, rte_dev_probe and their opposites): EAL guards
+// neither its list of devices nor that of their arguments.
+std::mutex& EalHotplugMutex();
 
 // Whether DPDK's memory is on hugepages; ordinary pages otherwise (a warning has been logged).
 bool EalHasHugepages();

@@ -7,6 +7,7 @@
 #include <rte_mbuf.h>
 
 #include <algorithm>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -43,6 +44,7 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Optio
   const std::pair<std::string, std::string> parts = absl::StrSplit(options.devargs, absl::MaxSplits(',', 1));
   const auto& [name, args] = parts;
   CaptureDpdkLog said;
+  std::unique_lock plugging(EalHotplugMutex());
   if (rte_eal_hotplug_add(options.bus.c_str(), name.c_str(), args.c_str()) != 0) {
     return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not open the device \"", options.devargs,
                                                "\": ", said.text().empty() ? rte_strerror(rte_errno) : said.text()));
@@ -53,6 +55,7 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Optio
     return absl::UnavailableError(absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; ",
                                                options.bus == "pci" ? "name a NIC's" : "use a net_… vdev"));
   }
+  plugging.unlock();
   std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options, name, id));
   if (absl::Status status = endpoint->Start(options); !status.ok()) {
     if (said.text().empty()) return status;
@@ -154,6 +157,7 @@ EthdevEndpoint::~EthdevEndpoint() {
   watch_.reset();
   if (int error = rte_eth_dev_stop(ethdev_id_); error != 0)
     spdlog::debug("{}: stop: {}", device_, rte_strerror(-error));
+  const std::lock_guard plugging(EalHotplugMutex());
   if (int error = rte_eal_hotplug_remove(bus_.c_str(), eal_name_.c_str()); error != 0)
     spdlog::warn("{}: DPDK did not remove {}: {}", device_, eal_name_, rte_strerror(std::abs(error)));
 }

@@ -6,7 +6,6 @@
 #include <rte_cycles.h>
 #include <rte_mbuf.h>
 #include <rte_vhost.h>
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <bit>
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "backend/base/event_signal.h"
 #include "backend/base/log.h"
 #include "backend/datapath/journal_scan.h"
 #include "migration/feature_contract.h"
@@ -401,7 +401,7 @@ void GuestEndpoint::CallAll() {
 void GuestEndpoint::KickAll() {
   const std::lock_guard lock(mutex_);
   for (const Vring& v : vrings_) {
-    if (v.kick.valid()) ::eventfd_write(v.kick.get(), 1);
+    if (v.kick.valid()) SignalEvent(v.kick.get());
   }
 }
 

@@ -38,7 +38,7 @@ Lane::~Lane() {
 uint64_t Lane::SetPath(Path path, bool drain) {
   uint64_t lost = 0;
   if (path_.uplink && drain) DrainUplink();
-  if (path_.uplink && !drain && path.uplink != path_.uplink) lost = path_.uplink->in_flight();
+  if (!drain && path.uplink != path_.uplink) lost = in_flight();
   path_ = std::move(path);
   offload_.emplace(path_.pool, indirect_pool_);
   guest_->set_pool(path_.pool);

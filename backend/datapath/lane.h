@@ -45,6 +45,9 @@ class Lane {
   // has not sent, as far as it tells. Must have been called before Poll.
   uint64_t SetPath(Path path, bool drain);
 
+  // What the uplink took and has not sent yet, as far as it tells. The poller's thread.
+  uint64_t in_flight() const { return path_.uplink ? path_.uplink->in_flight() : 0; }
+
   // Sends what is held, as far as the uplink takes it. true: nothing is held any more. The poller's thread.
   bool Flush();
 

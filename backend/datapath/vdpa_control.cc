@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
@@ -28,12 +29,14 @@ class DpdkVdpaControl final : public VdpaControl {
 
   absl::Status Probe(const std::string& devargs) override {
     CaptureDpdkLog said;
+    const std::lock_guard plugging(EalHotplugMutex());
     const int error = rte_dev_probe(devargs.c_str());
     if (error == 0) return absl::OkStatus();
     return absl::UnavailableError(said.text().empty() ? rte_strerror(std::abs(error)) : said.text());
   }
 
   void Remove(const std::string& name) override {
+    const std::lock_guard plugging(EalHotplugMutex());
     rte_device* const device = rte_vdpa_get_rte_device(Find(name));
     if (!device) return;
     if (const int error = rte_dev_remove(device); error != 0)

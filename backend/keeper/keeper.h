@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "backend/config/config.h"
 #include "backend/keeper/control_server.h"
-#include "backend/keeper/event_signal.h"
+#include "backend/base/event_signal.h"
 #include "backend/keeper/session_io.h"
 #include "backend/keeper/socket_watch.h"
 

@@ -90,7 +90,9 @@ void OffloadPath::Stop(std::function<void(absl::Status)> done) {
 
 bool OffloadPath::TakeChanges() {
   const std::unique_lock lock(run_->mutex, std::try_to_lock);
-  if (!lock || !run_->serving || run_->ended) return true;  // under way: looked at again when that has ended
+  if (!lock) return true;         // under way: looked at again when that has ended
+  if (run_->ended) return false;  // the guest's device has gone and come again: it is to be started anew
+  if (!run_->serving) return true;
   absl::StatusOr<GuestRings> now = guest_->Rings();
   if (!now.ok() || now->features != run_->rings.features || now->rings.size() != run_->rings.rings.size()) return false;
   const auto same = [](const GuestRings::Ring& a, const GuestRings::Ring& b) {

@@ -179,7 +179,7 @@ void PortPath::StartRelay(int path) {
 }
 
 void PortPath::StartOffload(int path) {
-  StopLane(true);
+  lost_ = StopLaneForDevice();
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
   offload_ = std::make_unique<OffloadPath>(guest_, uplinks_.at(path).open->offload, *worker_);
   offload_->Start([this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_](const absl::Status& status) {
@@ -188,7 +188,7 @@ void PortPath::StartOffload(int path) {
 }
 
 void PortPath::StartVdpa(int path) {
-  StopLane(true);
+  lost_ = StopLaneForDevice();
   vdpa_->Start(uplinks_.at(path).open->vdpa,
                [this, run = runs_](const absl::Status& status) { OnDeviceStarted(run, status); });
 }
@@ -196,7 +196,7 @@ void PortPath::StartVdpa(int path) {
 void PortPath::OnDeviceStarted(uint64_t run, const absl::Status& status) {
   if (run != runs_) return;
   if (status.ok()) {
-    Apply(machine_.Started(absl::Now()));
+    Apply(machine_.Started(absl::Now(), {.unserved = std::nullopt, .lost = lost_}));
   } else {
     offload_.reset();
     const std::string why(status.message());
@@ -288,15 +288,23 @@ void PortPath::PlaceLane() {
   if (node >= 0) guest_node_ = node;
 }
 
-// orderly: what the lane holds is sent first, as far as the uplink takes it.
-void PortPath::StopLane(bool orderly) {
-  if (!lane_) return;
+uint64_t PortPath::StopLaneForDevice() {
+  return StopLane(active() >= 0 && uplinks_.at(active()).health.usable());
+}
+
+// orderly: what the lane holds is sent first, as far as the uplink takes it. Else how many frames are lost that the
+// uplink had taken, as far as it tells.
+uint64_t PortPath::StopLane(bool orderly) {
+  if (!lane_) return 0;
+  uint64_t lost = 0;
+  if (!orderly) poller_->Apply(lane_.get(), [&] { lost = lane_->in_flight(); });
   bool held = orderly;
   for (int i = 0; held && i < kFlushRounds; ++i) poller_->Apply(lane_.get(), [&] { held = !lane_->Flush(); });
   poller_->Remove(lane_.get());
   lane_.reset();
   lane_path_ = {};
   poller_ = nullptr;
+  return lost;
 }
 
 uint64_t PortPath::StalledMs(absl::Time now) {

@@ -82,7 +82,8 @@ class PortPath {
   void FollowRelay();
   void FollowOffload();
   absl::Status MakeLane(int path);
-  void StopLane(bool orderly);
+  uint64_t StopLane(bool orderly);
+  uint64_t StopLaneForDevice();
   absl::StatusOr<Lane::Path> LanePath(int path);
   static bool SamePath(const Lane::Path& a, const Lane::Path& b);
   void PlaceLane();
@@ -111,6 +112,7 @@ class PortPath {
   std::unique_ptr<OffloadPath> offload_;
   std::unique_ptr<VdpaPath> vdpa_;  // of the guest's session; nullptr: it cannot have such devices
   uint64_t runs_ = 0;
+  uint64_t lost_ = 0;  // by the lane that the device being started replaces
 };
 
 }  // namespace everport

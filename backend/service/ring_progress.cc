@@ -1,8 +1,8 @@
 #include "backend/service/ring_progress.h"
 
-#include <sys/eventfd.h>
-
 #include <algorithm>
+
+#include "backend/base/event_signal.h"
 
 namespace everport {
 
@@ -15,6 +15,8 @@ uint64_t RingProgress::StalledMs(const GuestRings& rings, absl::Time now) {
     if (!ring.enabled || !ring.used_idx) continue;
     const uint16_t used = *ring.used_idx;
     if (used != progress.used || used == *ring.avail_idx) {
+      moved_ = moved_ || (progress.known && used != progress.used);
+      progress.known = true;
       progress.used = used;
       progress.since = absl::InfiniteFuture();
     } else if (progress.since == absl::InfiniteFuture()) {
@@ -23,7 +25,7 @@ uint64_t RingProgress::StalledMs(const GuestRings& rings, absl::Time now) {
     } else {
       if (!progress.kicked && now - progress.since >= kKickAfter) {
         progress.kicked = true;
-        if (ring.kick.valid()) ::eventfd_write(ring.kick.get(), 1);
+        if (ring.kick.valid()) SignalEvent(ring.kick.get());
       }
       longest = std::max(longest, now - progress.since);
     }

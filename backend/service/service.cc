@@ -39,7 +39,7 @@ Service::Service(boost::asio::io_context& io, Config config, std::string config_
 
 Service::~Service() {
   api_.reset();
-  ports_.clear();  // before the pollers and the pools they use
+  const auto gone = std::exchange(ports_, {});  // before the pollers and the pools they use
 }
 
 absl::Status Service::Start() {
@@ -119,7 +119,16 @@ absl::Status Service::LoadPorts() {
     Create(port);
     api_ports_.insert(port.name);
   }
+  ForgetStaleChoices();
   return absl::OkStatus();
+}
+
+// Of ports, or uplinks, that went while no daemon was there.
+void Service::ForgetStaleChoices() {
+  for (const auto& [name, uplink] : StateStore::Choices(choices_)) {
+    const everport::Port* const port = FindPort(name);
+    if (!port || !port->chosen()) NoteChoice(name, std::nullopt);
+  }
 }
 
 everport::Port* Service::FindPort(const std::string& name) const {
@@ -269,7 +278,7 @@ void Service::SwitchPath(const std::string& name, int uplink_index, Done done) {
     return done(absl::NotFoundError(
         absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
   port->ChoosePath(uplink_index, [this, name, done = std::move(done)](const absl::Status& status) {
-    if (const everport::Port* const chosen = FindPort(name); chosen && status.ok()) NoteChoice(name, chosen->chosen());
+    if (const everport::Port* const there = FindPort(name)) NoteChoice(name, there->chosen());
     done(status);
   });
 }

@@ -83,6 +83,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
+  void ForgetStaleChoices();
   void NoteChoice(const std::string& port, const std::optional<UplinkConfig>& uplink);
   void SampleLater();
   void WatchHealth();

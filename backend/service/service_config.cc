@@ -63,6 +63,7 @@ void Service::Drop(const std::string& name) {
       std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
   if (found == ports_.end()) return;
   (*found)->Forget();
+  const std::unique_ptr<everport::Port> gone = std::move(*found);  // whom it tells of its end may look at the others
   ports_.erase(found);
   api_ports_.erase(name);
   PeersChanged(name);
@@ -77,7 +78,7 @@ void Service::Drop(const std::string& name) {
 void Service::NoteChoice(const std::string& port, const std::optional<UplinkConfig>& uplink) {
   StateStore::Choices next = choices_;
   next.erase(port);
-  if (uplink) next[port] = *uplink;
+  if (uplink) next[port] = {.kind = uplink->kind, .device = uplink->device, .bridge = {}};
   if (next == choices_) return;
   choices_ = std::move(next);
   if (absl::Status status = store_.SaveChoices(choices_); !status.ok())
@@ -131,7 +132,10 @@ void Service::Apply(const std::vector<PortConfig>& next) {
       Connect(name, [](absl::Status) {});
     }
   }
-  for (const std::string& name : diff.uplink_changed) FindPort(name)->SetConfig(config_of(name));
+  for (const std::string& name : diff.uplink_changed) {
+    FindPort(name)->SetConfig(config_of(name));
+    NoteChoice(name, FindPort(name)->chosen());
+  }
   const auto tell = [&](const std::vector<std::string>& names, const char* what) {
     for (const std::string& name : names) events_.Add(name, "config", what);
   };

@@ -71,6 +71,7 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
                         nullptr,
                         false,
                         0,
+                        0,
                         NextSerial()});
     }
   }
@@ -166,9 +167,9 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
 
 // Told before a guest comes: it may take what the device has not, and is not served by it then (SetGuest).
 void UplinkSet::NoteLacks(int index) {
-  const Item& item = at(index);
+  Item& item = items_[static_cast<size_t>(index)];
   const uint64_t lacks = item.open->offload ? item.open->offload->Lacks(contract_features_, port_.queue_pairs) : 0;
-  if (lacks == 0) return;
+  if (std::exchange(item.lacks, lacks) == lacks || lacks == 0) return;
   env_.events.Add(
       port_.name, "path",
       absl::StrCat("uplink ", index, " (", DescribeUplink(item.config), "): the device lacks ",

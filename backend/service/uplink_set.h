@@ -37,6 +37,7 @@ class UplinkSet {
     std::unique_ptr<Uplink> open;  // may still be there when health says closed: until CloseFailed
     bool tried = false;            // its first opening has ended
     unsigned ifindex = 0;          // of the kernel's device when it was opened; 0: it stands on none
+    uint64_t lacks = 0;            // feature bits of the contract, as told last
     uint64_t serial = 0;           // of this item, whatever its index
   };
 

@@ -100,6 +100,7 @@ void VdpaPath::OnTime() {
 }
 
 void VdpaPath::Serve() {
+  serving_since_ = absl::Now();
   WatchRings();
   guest_->KickAll();  // the driver may have emptied the eventfds before it started the device
   Finish(State::kServing, absl::OkStatus());
@@ -190,7 +191,9 @@ void VdpaPath::Arm(absl::Duration after) {
 uint64_t VdpaPath::StalledMs(absl::Time now) {
   if (!serving()) return 0;
   const std::unique_lock lock(watched_->mutex, std::try_to_lock);
-  return lock ? progress_.StalledMs(watched_->rings, now) : 0;
+  const uint64_t stalled_ms = lock ? progress_.StalledMs(watched_->rings, now) : 0;
+  // A driver that is still configuring its device has finished nothing yet, and is no stall.
+  return progress_.moved() || now - serving_since_ > bounds_.configure ? stalled_ms : 0;
 }
 
 }  // namespace everport

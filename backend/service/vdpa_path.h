@@ -22,6 +22,9 @@ struct VdpaBounds {
   // librte_vhost gives the rings to the driver just after it has told us of the guest's device, and does not tell what
   // became of it but for an error. A driver that refuses them later is troubled.
   absl::Duration refusal = absl::Milliseconds(20);
+  // librte_vhost says nothing when the driver has configured its device: for so long one that has finished nothing yet
+  // is taken for one that is being configured.
+  absl::Duration configure = absl::Seconds(2);
 };
 
 // The vDPA devices of DPDK's that serve a port's guest, one after the other: attached to its session and detached from
@@ -94,6 +97,7 @@ class VdpaPath {
   };
   const std::shared_ptr<Watched> watched_ = std::make_shared<Watched>();
   RingProgress progress_;
+  absl::Time serving_since_ = absl::InfinitePast();
 };
 
 }  // namespace everport

@@ -160,6 +160,16 @@ class SwitchingTest : public testing::TestWithParam<bool> {
     }
     finished_ = true;
   }
+  // As the daemon counts them: by hand, and because an uplink did not work for a moment.
+  size_t Switches() const {
+    size_t switches = 0;
+    std::istringstream lines(stack_.GetText("/metrics").value_or(""));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("everport_port_path_switches_total{") && line.find("port=\"vm\"") != std::string::npos)
+        switches += std::stoul(line.substr(line.rfind(' ') + 1));
+    }
+    return switches;
+  }
   std::vector<double> ReportedGaps() const {
     std::vector<double> gaps;
     std::istringstream lines(stack_.GetText("/v1/events?follow=no").value_or(""));
@@ -219,8 +229,9 @@ TEST_P(SwitchingTest, NothingIsLostDoubledOrOvertaken) {
   EXPECT_EQ(out_.overtaken, 0u);
   EXPECT_EQ(out_.corrupted + in_.corrupted, 0u);
   EXPECT_EQ(in_.doubled, 0u);
+  EXPECT_GT(in_.received, kSwitches) << "frames reach the guest as well";
   const std::vector<double> gaps = out_.Gaps(), reported = ReportedGaps();
-  EXPECT_LE(gaps.size(), kSwitches) << "a frame of the old path came behind one of the new";
+  EXPECT_LE(gaps.size(), Switches()) << "a frame of the old path came behind one of the new";
   EXPECT_GT(gaps.size(), kSwitches / 2);
   std::printf(
       "%u switches in %.1f s (%u refused), %lu frames out (%lu lost), %lu in (%lu lost); gap in ms, "

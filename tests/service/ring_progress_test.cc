@@ -46,6 +46,17 @@ TEST_F(RingProgressTest, TimeWithoutProgressCountsFromWhenItIsSeen) {
   EXPECT_EQ(StalledAt(70), 0u);
 }
 
+TEST_F(RingProgressTest, MovedOnceTheDeviceHasFinishedSomethingHere) {
+  used_ = 7;
+  avail_ = 9;
+  StalledAt(0);
+  StalledAt(10);
+  EXPECT_FALSE(progress_.moved()) << "what was finished before does not count";
+  used_ = 8;
+  StalledAt(20);
+  EXPECT_TRUE(progress_.moved());
+}
+
 TEST_F(RingProgressTest, TheDeviceIsKickedOnceBeforeItCountsAsStalled) {
   avail_ = 3;
   StalledAt(0);

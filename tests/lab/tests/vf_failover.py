@@ -111,6 +111,7 @@ def fail_over_and_back(world, what, fault, mend, bar, gap_bar=None):
     for way in ("out", "in"):
         gap, not_run = gap_ms(failover, way)
         assert gap - not_run <= (gap_bar or bar), f"{what}: {way}"
+        assert gap <= 10 * (gap_bar or bar), f"{what}: {way}: whoever it was that did not run"
         assert failover[way]["doubled"] == 0
     assert failover["out"]["overtaken"] == 0
     assert failback["paths"]["tap"]["received"] > 0 and failback["paths"]["vf"]["received"] > 0

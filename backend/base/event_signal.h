@@ -7,10 +7,11 @@
 namespace everport {
 
 // Adds one to eventfds that others own too: a front-end's call descriptors. It may fill the counter and clear
-// O_NONBLOCK at any moment, and write(2) would then wait for it, for ever, whatever was asked before; the keeper's one
-// thread must not. So the kernel is told to signal the eventfd as the completion of an asynchronous read of nothing
-// (IOCB_FLAG_RESFD, io_submit(2)), which never waits: a counter that is full stays so. The descriptor's mode, which is
-// the front-end's as well, is not touched. Not thread-safe.
+// O_NONBLOCK at any moment, and write(2) would then wait for it, for ever, whatever was asked before; a thread that
+// serves others too (the keeper's one, the daemon's control thread) must not. So the kernel is told to signal the
+// eventfd as the completion of an asynchronous read of nothing (IOCB_FLAG_RESFD, io_submit(2)), which never waits: a
+// counter that is full stays so. The descriptor's mode, which is the front-end's as well, is not touched. Not
+// thread-safe.
 class EventSignal {
  public:
   enum class Means {
@@ -32,5 +33,8 @@ class EventSignal {
   aio_context_t context_ = 0;
   UniqueFd nothing_;  // an empty file
 };
+
+// The same by one of the process's own, made when it is first needed. Any thread.
+void SignalEvent(int fd);
 
 }  // namespace everport

@@ -1,4 +1,4 @@
-#include "backend/keeper/event_signal.h"
+#include "backend/base/event_signal.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "backend/keeper/event_signal.h"
+#include "backend/base/event_signal.h"
 
 #include <poll.h>
 #include <sys/mman.h>
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <ctime>
+#include <mutex>
 
 #include "backend/base/log.h"
 
@@ -47,8 +48,8 @@ EventSignal::EventSignal(Means means) {
   if (nothing_.valid() && ::syscall(SYS_io_setup, 1, &context_) == 0) return;
   context_ = 0;
   spdlog::warn(
-      "no asynchronous I/O from the kernel ({}): a hostile front-end could hold up the keeper by its call "
-      "descriptors; raise fs.aio-max-nr and start the keeper again",
+      "no asynchronous I/O from the kernel ({}): a hostile front-end could hold this program up by its "
+      "eventfds; raise fs.aio-max-nr and start it again",
       std::strerror(errno));
 }
 
@@ -62,6 +63,13 @@ void EventSignal::Signal(int fd) {
   } else {
     WriteIfRoom(fd);
   }
+}
+
+void SignalEvent(int fd) {
+  static std::mutex mutex;
+  static auto* const signal = new EventSignal;  // threads may still signal while the process ends
+  const std::lock_guard lock(mutex);
+  signal->Signal(fd);
 }
 
 }  // namespace everport

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +24,12 @@ class OffloadDevice {
   // that QEMU answers for do not count.
   virtual uint64_t Lacks(uint64_t /*contract_features*/, uint16_t /*queue_pairs*/) const { return 0; }
 
+  // Sends a frame while it serves nobody, so that the network finds the guest behind it before the guest is.
+  // Unimplemented where there is no way to do so: then the guest's own next frame tells.
+  virtual absl::Status Announce(std::span<const uint8_t> /*frame*/) {
+    return absl::UnimplementedError("this kind of device sends only what a guest sends");
+  }
+
   // Serves these rings from their bases. After an error it is as if it had not been called.
   virtual absl::Status Start(const GuestRings& rings) = 0;
   // The guest's eventfds have changed, nothing else.
@@ -30,7 +37,8 @@ class OffloadDevice {
   // Lets go of the rings; when it returns the device does not touch them any more, or it has gone. Fills in the
   // positions to go on from (avail_base, used_base of each ring). The error says what was unclean; the positions count.
   virtual absl::Status Stop(GuestRings& rings) = 0;
-  // The data path has seen it stall, or its uplink is being given up: the next Stop need not wait for it long. Any thread.
+  // The data path has seen it stall, or its uplink is being given up: the next Stop need not wait for it long. Any
+  // thread.
   virtual void Suspect() {}
 
   virtual Trouble trouble() const = 0;

@@ -203,6 +203,21 @@ absl::StatusOr<VhostVdpaPlan> VhostVdpaDevice::MakePlan(const GuestRings& rings)
   return plan;
 }
 
+absl::Status VhostVdpaDevice::Announce(std::span<const uint8_t> frame) {
+  if (!session_) return absl::FailedPreconditionError(absl::StrCat(path_, ": it has been given up"));
+  const auto result = std::make_shared<absl::Status>();
+  const bool done = thread_.Run(
+      [result, session = session_, bytes = std::vector<uint8_t>(frame.begin(), frame.end()), condition = condition_] {
+        *result = session->Announce(bytes, condition->given_up);
+        condition->Set(session->Look());
+      },
+      bounds_.start);
+  if (GiveUpUnless(done)) return *result;
+  return absl::DeadlineExceededError(absl::StrCat(path_, ": not started within ", absl::FormatDuration(bounds_.start),
+                                                  "; the device does not answer. If it is a VDUSE device, is its ",
+                                                  "process alive?"));
+}
+
 absl::Status VhostVdpaDevice::Start(const GuestRings& rings) {
   if (!session_) return absl::FailedPreconditionError(absl::StrCat(path_, ": it has been given up"));
   absl::StatusOr<VhostVdpaPlan> plan = MakePlan(rings);

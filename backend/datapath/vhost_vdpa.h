@@ -59,6 +59,7 @@ class VhostVdpaDevice final : public OffloadDevice {
   absl::Status Covers(uint64_t features, uint16_t queue_pairs, uint16_t ring_size) const override;
   // The packed ring format, which is refused in any case, does not count.
   uint64_t Lacks(uint64_t contract_features, uint16_t queue_pairs) const override;
+  absl::Status Announce(std::span<const uint8_t> frame) override;
   absl::Status Start(const GuestRings& rings) override;
   absl::Status SetNotifiers(const GuestRings& rings) override;
   // DeadlineExceeded: given up, see above. Aborted: stopped, but it had descriptors in flight that are done again.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,8 +14,9 @@
 namespace everport {
 
 // A virtqueue of our own, in shared file-backed memory, the only kind that VDUSE maps: the control virtqueue
-// (virtio 1.2, 5.1.6.5), for commands that the guest gives to QEMU and the device must hear from us; or an empty ring,
-// which stands in for any number of those that the guest has not. Split. One command at a time; one thread.
+// (virtio 1.2, 5.1.6.5), for commands that the guest gives to QEMU and the device must hear from us; a transmit queue,
+// for a frame of ours while no guest is on the device; or an empty ring, which stands in for any number of those that
+// the guest has not. Split. One command or frame at a time; one thread.
 class OwnRing {
  public:
   // Its memory; fresh, so that both indices are 0.
@@ -38,11 +40,15 @@ class OwnRing {
   // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET. DeadlineExceeded: no answer in time; FailedPrecondition: the device said no.
   // Neither names the device.
   absl::Status SetQueuePairs(uint16_t pairs, absl::Duration bound);
+  // Sends a frame, of 2 KiB at most, that asks the device for nothing. DeadlineExceeded: it was not taken in time.
+  absl::Status Send(std::span<const uint8_t> frame, absl::Duration bound);
 
  private:
   static constexpr size_t kDesc = 0, kAvail = 4096, kUsed = 2 * 4096, kCommand = 3 * 4096;
   OwnRing(uint16_t size, UniqueFd kick, UniqueFd call) : size_(size), kick_(std::move(kick)), call_(std::move(call)) {}
   std::atomic_ref<uint16_t> U16(size_t offset);
+  // Makes the chain at descriptor 0 available and waits until it is used; whether it was in time.
+  bool Do(absl::Duration bound);
 
   const uint16_t size_;
   const UniqueFd kick_, call_;

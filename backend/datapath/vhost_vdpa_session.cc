@@ -29,6 +29,8 @@ constexpr uint64_t kIotlbMsgV2 = Bit(1), kIotlbBatch = Bit(2), kSuspend = Bit(4)
 
 constexpr uint64_t kPage = 4096;
 constexpr absl::Duration kControlBound = absl::Seconds(1);
+constexpr uint32_t kAnnouncingRing = 1;  // transmitq1
+constexpr absl::Duration kAnnouncingBound = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -255,29 +257,37 @@ absl::Status VhostVdpaSession::SetUpRing(const VhostVdpaPlan::Ring& ring) {
   return status;
 }
 
-absl::Status VhostVdpaSession::SetUpOwnRings(VhostVdpaPlan& plan) {
-  absl::StatusOr<std::unique_ptr<OwnRing>> own = OwnRing::Make(info_.max_ring_size);
-  if (!own.ok()) return own.status();
+// One ring in memory of our own, beside the guest's, that the device finds at all of these indices.
+absl::Status VhostVdpaSession::AddOwnRing(VhostVdpaPlan& plan, std::unique_ptr<OwnRing>& own,
+                                          const std::vector<uint32_t>& indices) {
+  absl::StatusOr<std::unique_ptr<OwnRing>> made = OwnRing::Make(info_.max_ring_size);
+  if (!made.ok()) return made.status();
   const absl::StatusOr<uint64_t> iova = FindFreeIova(plan.regions, info_.first_iova, info_.last_iova, OwnRing::kBytes);
   if (!iova.ok()) return absl::Status(iova.status().code(), absl::StrCat(path_, ": ", iova.status().message()));
-  own_ = std::move(*own);
-  own_->set_iova(*iova);
-  plan.regions.push_back({*iova, OwnRing::kBytes, own_->address()});
-  std::vector<uint32_t> indices = plan.empty_rings;
-  if (plan.control_queue) indices = {2u * info_.max_queue_pairs};  // virtio 1.2, 5.1.2, with MQ
+  own = std::move(*made);
+  own->set_iova(*iova);
+  plan.regions.push_back({*iova, OwnRing::kBytes, own->address()});
   for (const uint32_t index : indices) {
     VhostVdpaPlan::Ring ring;
     ring.index = index;
-    ring.size = own_->size();
-    ring.desc = own_->desc_iova();
-    ring.avail = own_->avail_iova();
-    ring.used = own_->used_iova();
-    ring.kick = UniqueFd(::dup(own_->kick_fd()));
-    ring.call = UniqueFd(::dup(own_->call_fd()));
+    ring.size = own->size();
+    ring.desc = own->desc_iova();
+    ring.avail = own->avail_iova();
+    ring.used = own->used_iova();
+    ring.kick = UniqueFd(::dup(own->kick_fd()));
+    ring.call = UniqueFd(::dup(own->call_fd()));
     ring.own = true;
     plan.rings.push_back(std::move(ring));
   }
   return absl::OkStatus();
+}
+
+absl::Status VhostVdpaSession::SetUpOwnRings(VhostVdpaPlan& plan) {
+  std::vector<uint32_t> indices = plan.empty_rings;
+  if (plan.control_queue) indices = {2u * info_.max_queue_pairs};  // virtio 1.2, 5.1.2, with MQ
+  absl::Status status = AddOwnRing(plan, own_, indices);
+  if (status.ok() && plan.announcing) status = AddOwnRing(plan, announcer_, {kAnnouncingRing});
+  return status;
 }
 
 absl::Status VhostVdpaSession::BringUp(VhostVdpaPlan& plan, const std::atomic<bool>& given_up) {
@@ -304,6 +314,29 @@ absl::Status VhostVdpaSession::BringUp(VhostVdpaPlan& plan, const std::atomic<bo
       return set.ok() ? set : absl::Status(set.code(), absl::StrCat(path_, ": ", set.message()));
     });
   }
+  return status;
+}
+
+absl::Status VhostVdpaSession::Announce(std::span<const uint8_t> frame, const std::atomic<bool>& given_up) {
+  if (running_) return absl::FailedPreconditionError(absl::StrCat(path_, ": a guest is on it"));
+  VhostVdpaPlan plan;
+  plan.features = info_.features & (Bit(kVersion1) | Bit(virtio_net::kAccessPlatform) | Bit(virtio_net::kStatus));
+  plan.announcing = true;
+  // Without a control queue a device goes by which rings are enabled: it may not start before all are.
+  for (uint32_t i = 0; i < (info_.Offers(kNetCtrlVq) ? 2 : info_.queues); ++i) {
+    if (i != kAnnouncingRing) plan.empty_rings.push_back(i);
+  }
+  absl::Status status = BringUp(plan, given_up);
+  if (status.ok()) {
+    for (const auto& ring : plan.rings) ::eventfd_write(ring.kick.get(), 1);
+    status = announcer_->Send(frame, kAnnouncingBound);
+    if (!status.ok()) status = absl::Status(status.code(), absl::StrCat(path_, ": ", status.message()));
+  }
+  std::vector<uint32_t> rings;
+  for (const auto& ring : plan.rings) rings.push_back(ring.index);
+  status.Update(LetGo(rings));
+  own_.reset();
+  announcer_.reset();
   return status;
 }
 

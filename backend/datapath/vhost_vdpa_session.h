@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,7 @@ struct VhostVdpaPlan {
   uint16_t queue_pairs = 1;  // in use
   bool control_queue = false;
   std::vector<uint32_t> empty_rings;  // that the device has and the guest has not; not with control_queue
+  bool announcing = false;            // no guest is on it: ring 1 is for frames of ours; with empty_rings
   std::vector<Region> regions;
   std::vector<Ring> rings;
 };
@@ -64,6 +66,10 @@ class VhostVdpaSession {
   VhostVdpaSession& operator=(const VhostVdpaSession&) = delete;
 
   const VhostVdpaInfo& info() const { return info_; }
+
+  // Starts the device for a moment without a guest and sends the frame. Not while it is running; afterwards it is
+  // reset.
+  absl::Status Announce(std::span<const uint8_t> frame, const std::atomic<bool>& given_up);
 
   // To DRIVER_OK. Broken off between two steps when `given_up` is set. After an error the device is reset again.
   absl::Status Start(VhostVdpaPlan plan, const std::atomic<bool>& given_up);
@@ -99,6 +105,7 @@ class VhostVdpaSession {
   absl::Status AddStatus(uint8_t bits);  // and reads them back
   absl::Status SetUpRing(const VhostVdpaPlan::Ring& ring);
   absl::Status SetUpOwnRings(VhostVdpaPlan& plan);
+  absl::Status AddOwnRing(VhostVdpaPlan& plan, std::unique_ptr<OwnRing>& own, const std::vector<uint32_t>& indices);
   absl::Status SetRingFd(unsigned long request, uint32_t ring, int fd, const char* what);
   absl::Status EnableRing(uint32_t ring);
   absl::Status Map(const std::vector<VhostVdpaPlan::Region>& regions);
@@ -117,7 +124,7 @@ class VhostVdpaSession {
   Trouble failure_ = Trouble::kNone;  // of a call; stays
   std::vector<VhostVdpaPlan::Ring> rings_;
   std::vector<VhostVdpaPlan::Region> mapped_;
-  std::unique_ptr<OwnRing> own_;
+  std::unique_ptr<OwnRing> own_, announcer_;
 };
 
 // An IOVA for `bytes` outside of all regions and within the device's range, page aligned.

@@ -24,6 +24,8 @@ enum Feature : unsigned {
 inline constexpr uint32_t kConfigMac = 0, kConfigStatus = 6, kConfigMaxVirtqueuePairs = 8;
 inline constexpr uint16_t kLinkUp = 1;  // in the status field
 
+inline constexpr uint32_t kHeaderBytes = 12;  // 5.1.6: before each frame, with VERSION_1
+
 // 5.1.6.5
 struct ControlHeader {
   uint8_t command_class;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,23 @@ constexpr unsigned kNoPathMbufs = 64;
 constexpr int kFlushRounds = 100;
 
 using Kind = PathSwitch::Action::Kind;
+
+// RFC 903: a request of the guest's for its own address, as QEMU announces a guest that has come.
+std::vector<uint8_t> MakeRarp(const std::array<uint8_t, 6>& mac) {
+  constexpr size_t kShortest = 60;
+  std::vector<uint8_t> frame(6, 0xff);  // to all
+  const auto add = [&](std::span<const uint8_t> bytes) { frame.insert(frame.end(), bytes.begin(), bytes.end()); };
+  constexpr uint8_t kRarpRequest[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};  // type, Ethernet, IPv4, lengths, request
+  constexpr uint8_t kNoAddress[4] = {};
+  add(mac);
+  add(kRarpRequest);
+  for (int i = 0; i < 2; ++i) {  // sender, target
+    add(mac);
+    add(kNoAddress);
+  }
+  frame.resize(kShortest);
+  return frame;
+}
 
 }  // namespace
 
@@ -178,9 +196,26 @@ void PortPath::StartRelay(int path) {
   Apply(machine_.StartFailed(std::string(status.message()), absl::Now()));
 }
 
+// The network is told first, while the guest is still served: it is to find the guest where it is about to be.
 void PortPath::StartOffload(int path) {
-  lost_ = StopLaneForDevice();
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
+  if (path == active()) return BeginOffload(path);
+  worker_->Run<absl::Status>(
+      [device = uplinks_.at(path).open->offload, frame = MakeRarp(mac_)] { return device->Announce(frame); },
+      [this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_, path](const absl::Status& status) {
+        if (!weak.lock() || run != runs_) return;
+        if (!status.ok() && !absl::IsUnimplemented(status))
+          spdlog::warn("port {}: the guest is not announced: {}", port_, std::string(status.message()));
+        BeginOffload(path);
+      });
+}
+
+void PortPath::BeginOffload(int path) {
+  if (!uplinks_.at(path).open) {
+    Apply(machine_.StartFailed(absl::StrCat("uplink ", path, ": closed meanwhile"), absl::Now()));
+    return hooks_.changed();
+  }
+  lost_ = StopLaneForDevice();
   offload_ = std::make_unique<OffloadPath>(guest_, uplinks_.at(path).open->offload, *worker_);
   offload_->Start([this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_](const absl::Status& status) {
     if (weak.lock()) OnDeviceStarted(run, status);

@@ -76,6 +76,7 @@ class PortPath {
   void Start(int path);
   void StartRelay(int path);
   void StartOffload(int path);
+  void BeginOffload(int path);
   void StartVdpa(int path);
   void QuiesceVdpa();
   void OnDeviceStarted(uint64_t run, const absl::Status& status);

@@ -44,7 +44,9 @@ FakeVhostVdpa::~FakeVhostVdpa() {
     const std::lock_guard lock(mutex_);
     ending_ = true;
   }
-  if (control_.joinable()) control_.join();
+  for (std::thread* thread : {&control_, &transmit_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 int FakeVhostVdpa::Enter(std::unique_lock<std::mutex>& lock, const std::string& call) {
@@ -244,6 +246,33 @@ void FakeVhostVdpa::AnswerControl(uint32_t index, int ack) {
   control_index_ = index;
   control_ack_ = ack;
   control_ = std::thread([this] { ServeControl(); });
+}
+
+void FakeVhostVdpa::TakeFrames(uint32_t index) {
+  transmit_ = std::thread([this, index] { ServeTransmit(index); });
+}
+
+std::vector<std::vector<uint8_t>> FakeVhostVdpa::frames() const {
+  const std::lock_guard lock(mutex_);
+  return frames_;
+}
+
+void FakeVhostVdpa::ServeTransmit(uint32_t index) {
+  uint16_t seen = 0;
+  for (std::unique_lock lock(mutex_); !ending_; changed_.wait_for(lock, std::chrono::milliseconds(1))) {
+    if (state_.status == 0) seen = 0;
+    if (!(state_.status & virtio_net::kDriverOk)) continue;
+    Ring& ring = state_.rings[index];
+    auto* avail = reinterpret_cast<uint16_t*>(Address(ring.avail));
+    auto* used = reinterpret_cast<uint16_t*>(Address(ring.used));
+    auto* desc = reinterpret_cast<virtio_net::Desc*>(Address(ring.desc));
+    if (!avail || !used || !desc || !ring.enabled || __atomic_load_n(avail + 1, __ATOMIC_ACQUIRE) == seen) continue;
+    const virtio_net::Desc& first = desc[avail[2 + seen++ % ring.num]];
+    const uint8_t* const bytes = Address(first.addr);
+    frames_.emplace_back(bytes + virtio_net::kHeaderBytes, bytes + first.len);
+    __atomic_store_n(used + 1, seen, __ATOMIC_RELEASE);
+    ::eventfd_write(ring.call_fd.get(), 1);
+  }
 }
 
 std::vector<uint16_t> FakeVhostVdpa::control_pairs() const {

@@ -74,6 +74,9 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
   void Remove();  // the device, and its node
   // A control queue: each command is answered with this, or never (-1). Call before Start.
   void AnswerControl(uint32_t index, int ack);
+  // A transmit queue of one descriptor a frame: frames() are those that came by it, without their virtio-net headers.
+  void TakeFrames(uint32_t index);
+  std::vector<std::vector<uint8_t>> frames() const;
   std::vector<uint16_t> control_pairs() const;  // of the commands seen
 
  private:
@@ -81,6 +84,7 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
   int Enter(std::unique_lock<std::mutex>& lock, const std::string& call);
   int RingIoctl(unsigned long request, void* argument, std::unique_lock<std::mutex>& lock);
   void ServeControl();
+  void ServeTransmit(uint32_t index);
   uint8_t* Address(uint64_t iova);
 
   mutable std::mutex mutex_;
@@ -91,8 +95,9 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
   uint32_t control_index_ = 0;
   int control_ack_ = -1;
   std::vector<uint16_t> control_pairs_;
+  std::vector<std::vector<uint8_t>> frames_;
   bool ending_ = false;
-  std::thread control_;
+  std::thread control_, transmit_;
 };
 
 }  // namespace everport

@@ -579,6 +579,48 @@ TEST_F(VhostVdpaMultiqueueTest, KernelsWithoutAQueueCountAreBelievedByConfigurat
   EXPECT_EQ(device_->info().max_queue_pairs, 4);
 }
 
+constexpr std::array<uint8_t, 60> kFrame = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54};
+
+TEST_F(VhostVdpaTest, AnAnnouncementGoesOutBeforeAnyGuestIsOnTheDevice) {
+  fake_->TakeFrames(1);
+  Open();
+  EXPECT_OK(device_->Announce(kFrame));
+  EXPECT_THAT(fake_->frames(), ElementsAre(std::vector<uint8_t>(kFrame.begin(), kFrame.end())));
+  fake_->With([](auto& s) {
+    EXPECT_EQ(s.status, 0) << "reset";
+    EXPECT_TRUE(s.maps.empty());
+  });
+  GuestRings rings = guest_.Rings();
+  EXPECT_OK(device_->Start(rings));
+  EXPECT_THAT(device_->Announce(kFrame),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a guest is on it")));
+  EXPECT_OK(device_->Stop(rings));
+}
+
+TEST_F(VhostVdpaTest, AnAnnouncementThatIsNotTakenLeavesTheDeviceAsItWas) {
+  Open();
+  EXPECT_THAT(device_->Announce(kFrame), StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("not taken")));
+  fake_->With([](auto& s) {
+    EXPECT_EQ(s.status, 0);
+    EXPECT_TRUE(s.maps.empty());
+    for (const auto& [index, ring] : s.rings) EXPECT_FALSE(ring.kick || ring.call) << index;
+  });
+  GuestRings rings = guest_.Rings();
+  EXPECT_OK(device_->Start(rings));
+  EXPECT_OK(device_->Stop(rings));
+}
+
+TEST_F(VhostVdpaNoControlQueueTest, AnnouncingEnablesEveryRing) {
+  fake_->TakeFrames(1);
+  Open();
+  EXPECT_OK(device_->Announce(kFrame));
+  EXPECT_EQ(fake_->frames().size(), 1u);
+  fake_->With([](auto& s) {
+    EXPECT_EQ(s.rings.size(), 5u);
+    EXPECT_NE(s.rings[0].desc, s.rings[1].desc) << "what is to be sent is not room for what comes";
+  });
+}
+
 TEST(FindFreeIovaTest, LiesBesideTheGuestsMemory) {
   using Regions = std::vector<VhostVdpaPlan::Region>;
   const Regions pc = {{0, 0xa0000, nullptr}, {0x100000, 0x7ff00000, nullptr}, {1ull << 32, 1ull << 30, nullptr}};

@@ -38,6 +38,7 @@ constexpr unsigned kMq = 22, kCtrlVq = 17;
 
 struct Pair {
   uint64_t received = 0, sent = 0, refused = 0;  // refused: librte_vhost took fewer than there were buffers for
+  uint64_t announcements = 0;                    // stream mode: frames that are no test frames
   fakes::FrameLedger ledger;                     // stream mode
   fakes::SequenceRuns runs;                      // likewise
 };
@@ -74,6 +75,7 @@ class Device {
       if (&pair != &pairs_[0]) text += ", ";
       text += "{\"received\": " + std::to_string(pair.received) + ", \"sent\": " + std::to_string(pair.sent) +
               ", \"refused\": " + std::to_string(pair.refused) +
+              ", \"announcements\": " + std::to_string(pair.announcements) +
               ", \"missing\": " + std::to_string(pair.ledger.missing) +
               ", \"repeated\": " + std::to_string(pair.ledger.repeated) +
               ", \"corrupted\": " + std::to_string(pair.ledger.corrupted) + ", \"runs\": " + pair.runs.Json() + "}";
@@ -102,10 +104,14 @@ class Device {
     for (uint16_t i = 0; i < n; ++i) {
       const std::span<const uint8_t> frame(rte_pktmbuf_mtod(frames[i], const uint8_t*),
                                            rte_pktmbuf_data_len(frames[i]));
+      if (!fakes::IsTestFrame(frame)) {
+        ++pairs_[pair].announcements;
+        continue;
+      }
+      ++pairs_[pair].received;
       pairs_[pair].ledger.Saw(frame);
       if (const auto id = fakes::CheckTestFrame(frame)) pairs_[pair].runs.Saw(id->sequence);
     }
-    pairs_[pair].received += n;
     rte_pktmbuf_free_bulk(frames.data(), n);
     return n;
   }

@@ -38,22 +38,28 @@ PathSwitch::Action PathSwitch::Started(absl::Time now, const Outcome& outcome) {
   if (state_ != State::kStarting) return {};
   current_.lost = outcome.lost;
   const bool source_served = current_.orderly && current_.from >= 0;
-  return Finish(source_served ? outcome.unserved.value_or(now - began_) : now - began_);
+  return Finish(source_served ? outcome.unserved.value_or(now - began_) : now - began_, now);
 }
 
 PathSwitch::Action PathSwitch::StartFailed(const std::string& why, absl::Time now) {
   if (state_ != State::kStarting) return {};
   if (!current_.refused.empty()) current_.refused += "; ";
   current_.refused += why;
-  if (target_ < 0) return Finish(now - began_);  // even dropping did not start: there is nothing less
+  if (target_ < 0) return Finish(now - began_, now);  // even dropping did not start: there is nothing less
   return Next();
 }
 
-PathSwitch::Action PathSwitch::Finish(absl::Duration gap) {
+PathSwitch::Action PathSwitch::Finish(absl::Duration gap, absl::Time now) {
   state_ = State::kSteady;
   active_ = target_;
   current_.to = active_;
   current_.gap = gap;
+  if (active_ < 0) {
+    if (!pathless_since_) pathless_since_ = now;
+  } else if (const auto since = std::exchange(pathless_since_, std::nullopt); since && current_.from < 0) {
+    current_.gap = now - *since;
+    current_.recovery = true;
+  }
   report_ = std::move(current_);
   current_ = {};
   candidates_.clear();
@@ -63,6 +69,7 @@ PathSwitch::Action PathSwitch::Finish(absl::Duration gap) {
 void PathSwitch::Reset(int active) {
   state_ = State::kSteady;
   active_ = active;
+  pathless_since_.reset();
   candidates_.clear();
 }
 

@@ -42,8 +42,10 @@ class PathSwitch {
     std::string cause;
     std::string refused;  // what did not start on the way, with its reasons; empty if the first target did
     bool orderly = true;
-    absl::Duration gap = absl::ZeroDuration();  // for how long nobody served the guest
-    uint64_t lost = 0;                          // frames that the source had taken and, as far as it tells, not sent
+    // For how long nobody served the guest; with from -1, since it lost its last path.
+    absl::Duration gap = absl::ZeroDuration();
+    bool recovery = false;  // from is -1 because the last path was lost, and not because the guest has just come
+    uint64_t lost = 0;      // frames that the source had taken and, as far as it tells, not sent
 
     bool operator==(const Report&) const = default;
   };
@@ -72,13 +74,14 @@ class PathSwitch {
 
  private:
   Action Next();
-  Action Finish(absl::Duration gap);
+  Action Finish(absl::Duration gap, absl::Time now);
 
   State state_ = State::kSteady;
   int active_ = -1;
   int target_ = -1;
   std::vector<int> candidates_;  // yet to be tried, in order
   absl::Time began_;
+  std::optional<absl::Time> pathless_since_;  // none served a guest that runs
   Report current_, report_;
 };
 

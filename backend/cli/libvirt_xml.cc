@@ -1,5 +1,7 @@
 #include "backend/cli/libvirt_xml.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "backend/cli/format.h"
@@ -18,10 +20,21 @@ bool OffersPacked(const std::string& contract) {
   return found.ok() && (found->features >> kRingPacked & 1);
 }
 
+// A vDPA device serves split rings alone: a guest with packed ones would never get it.
+bool WantsSplitRings(const boost::json::value& port) {
+  const auto* const uplinks = port.as_object().if_contains("uplinks");
+  if (!uplinks || !uplinks->is_array()) return false;
+  return std::any_of(uplinks->as_array().begin(), uplinks->as_array().end(), [](const boost::json::value& uplink) {
+    const std::string kind = Text(uplink, "/kind");
+    return kind == "vhost-vdpa" || kind == "vdpa";
+  });
+}
+
 }  // namespace
 
 std::string LibvirtXml(const boost::json::value& port) {
-  const std::string packed = OffersPacked(Text(port, "/contract")) ? " packed='on'" : "";
+  const bool packs = OffersPacked(Text(port, "/contract")) && !WantsSplitRings(port);
+  const std::string packed = packs ? " packed='on'" : "";
   return absl::StrCat(
       "<!-- Directly below <domain>: the daemon must reach the guest's memory. Keep other hugepages/nosharepages "
       "settings. -->\n"

@@ -260,7 +260,11 @@ absl::Status SwitchPath(const Client& client, const std::string& name, int index
   if (client.json()) {
     client.PrintJson(*port);
   } else {
-    client.out() << "port " << name << ": path " << PathText(*port) << " (" << Text(*port, "/path/mode") << ")\n";
+    const std::string mode = Text(*port, "/path/mode");
+    client.out() << "port " << name << ": "
+                 << (mode.empty() ? "no path: " + Text(*port, "/path/reason")
+                                  : absl::StrCat("path ", PathText(*port), " (", mode, ")"))
+                 << "\n";
   }
   return absl::OkStatus();
 }

@@ -227,15 +227,19 @@ std::string Port::Cause(int wanted) const {
 }
 
 void Port::OnSwitched(const PathSwitch::Report& report) {
-  const bool moved = report.from >= 0 && report.to >= 0 && report.from != report.to;
+  const bool moved = (report.from >= 0 || report.recovery) && report.to >= 0 && report.from != report.to;
+  const bool running = guest_ && guest_->running();
   EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap),
                                report.lost};
-  if (report.from >= 0) switches_.Add(absl::ToDoubleSeconds(report.gap), report.orderly);
+  if (running && (report.from >= 0 || report.recovery))
+    switches_.Add(absl::ToDoubleSeconds(report.gap), report.orderly && !report.recovery);
   std::string message = absl::StrCat("path ", report.to, " (", PathText(report.to), "): ", report.cause);
   if (report.from >= 0) {
     message = absl::StrFormat("path %d -> %d (%s): %s; %.2f ms", report.from, report.to, PathText(report.to),
                               report.cause, change.ms);
     if (report.lost > 0) absl::StrAppend(&message, ", ", report.lost, " frames in flight lost");
+  } else if (report.recovery) {
+    absl::StrAppendFormat(&message, "; without a path for %.2f ms", change.ms);
   }
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
   if (report.to >= 0 || report.from >= 0)

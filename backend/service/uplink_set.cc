@@ -3,6 +3,7 @@
 #include <net/if.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,6 +38,15 @@ bool IsPfOf(const UplinkConfig& uplink, const std::string& netdev) {
   if (uplink.kind != UplinkKind::kVf) return false;
   const auto device = ReadPciDevice("", uplink.device);
   return device.ok() && device->pf_interface == netdev;
+}
+
+// Whether somebody took it out of the bridge that it was put into, or took the bridge away: then it is up, and leads
+// nowhere. One that was moved to another bridge was meant to be.
+bool OutOfItsBridge(const UplinkConfig& uplink) {
+  if (uplink.bridge.empty()) return false;
+  std::error_code error;
+  return !std::filesystem::exists(
+      std::filesystem::symlink_status(absl::StrCat("/sys/class/net/", uplink.device, "/master"), error));
 }
 
 constexpr uint64_t kStallMs = 50;
@@ -239,6 +249,10 @@ bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) 
     if (item.ifindex == 0 || item.config.device != name || !item.health.open()) continue;
     if (index != item.ifindex) {
       changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+    } else if (running && OutOfItsBridge(item.config)) {
+      changed |= Condition(i, Trouble::kError, absl::Now(),
+                           absl::StrCat("it is not in bridge ", item.config.bridge,
+                                        " any more; it is put there again as soon as the bridge is there"));
     } else {
       changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(),
                            "the device is down or has no carrier");

@@ -64,7 +64,8 @@ std::string Stack::ConfigText() const {
         port.mac.empty() ? "" : absl::StrCat("mac = \"", port.mac, "\"\n"),
         port.failback_delay_ms < 0 ? "" : absl::StrCat("failback_delay_ms = ", port.failback_delay_ms, "\n"),
         "queue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"", port.uplink_kind,
-        "\"\ndevice = \"", port.uplink_device, "\"\n");
+        "\"\ndevice = \"", port.uplink_device, "\"\n",
+        port.bridge.empty() ? "" : absl::StrCat("bridge = \"", port.bridge, "\"\n"));
     for (const auto& [kind, device] : port.more_uplinks)
       absl::StrAppend(&text, "[[port.uplink]]\nkind = \"", kind, "\"\ndevice = \"", device, "\"\n");
   }

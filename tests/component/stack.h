@@ -20,7 +20,7 @@ namespace everport::component {
 struct StackOptions {
   bool keeper = true;
   unsigned max_sleep_us = 250;
-  int poller_cpu = -1;  // -1: "auto"
+  int poller_cpu = -1;                               // -1: "auto"
   std::vector<std::string> daemon_environment = {};  // "NAME=value", added to ours
 };
 
@@ -33,6 +33,7 @@ struct TestPort {
   std::string mac = {};                                                // empty: the daemon makes one
   int failback_delay_ms = -1;                                          // -1: the default
   std::vector<std::pair<std::string, std::string>> more_uplinks = {};  // kind, device; less preferred
+  std::string bridge = {};                                             // of the first uplink; empty: none
 };
 
 class Stack {

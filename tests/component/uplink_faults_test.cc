@@ -53,12 +53,15 @@ class UplinkFaultsTest : public testing::Test {
                     .mac = "52:54:00:00:ee:02",
                     .failback_delay_ms = failback_delay_ms,
                     .more_uplinks = {std::move(second)}});
+    ASSERT_NO_FATAL_FAILURE(Connect());
+    Hear("uf1");
+  }
+  void Connect() {
     const absl::Status started = stack_.Start();
     ASSERT_TRUE(started.ok()) << started;
     guest_ = std::make_unique<fakes::FrontEnd>(fakes::FrontEndOptions{.socket = stack_.Socket("vm")});
     const absl::Status connected = guest_->Connect(absl::Seconds(10));
     ASSERT_TRUE(connected.ok()) << connected;
-    Hear("uf1");
   }
   void Hear(const std::string& device) {
     auto end = fakes::PacketFarEnd::Open(device);
@@ -185,9 +188,30 @@ TEST_F(UplinkFaultsTest, APortWithDeadUplinksAloneKeepsItsGuestSaysSoAndRecovers
   ASSERT_TRUE(Until([&] { return Path() == 0; }, "the first uplink is used again"));
   EXPECT_TRUE(ArrivesBy(0));
 
+  EXPECT_THAT(stack_.GetText("/v1/events?follow=no").value_or(""), HasSubstr("; without a path for "));
   EXPECT_EQ(stack_.PortNumber("vm", "replays"), replays) << "the guest's session was never touched";
   EXPECT_EQ(stack_.PortNumber("vm", "sessions"), sessions);
   EXPECT_EQ(arrived_.doubled + arrived_.overtaken + arrived_.corrupted, 0u);
+}
+
+TEST_F(UplinkFaultsTest, ATapWhoseBridgeIsTakenAwayIsLeftAndComesBackWithTheBridge) {
+  Shell("ip link add ufbr type bridge && ip link set ufbr up");
+  stack_.AddPort({.name = "vm",
+                  .uplink_kind = "tap",
+                  .uplink_device = "uftap",
+                  .mac = "52:54:00:00:ee:02",
+                  .failback_delay_ms = 100,
+                  .more_uplinks = {{"af_packet", "uf0"}},
+                  .bridge = "ufbr"});
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  ASSERT_TRUE(
+      Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
+  Shell("ip link del ufbr");
+  ASSERT_TRUE(Until([&] { return Path() == 1; }, "the tap leads nowhere and is left"));
+  EXPECT_THAT(boost::json::serialize(Port().at("uplinks").at(0)), HasSubstr("bridge ufbr"));
+  Shell("ip link add ufbr type bridge && ip link set ufbr up");
+  EXPECT_TRUE(Until([&] { return Path() == 0; }, "back on the tap in its bridge"));
+  Shell("test -e /sys/class/net/uftap/master && ip link del ufbr");
 }
 
 TEST_F(UplinkFaultsTest, AfterASwitchTheGuestIsAnnouncedFiveTimesOnTheNewPath) {

@@ -83,6 +83,26 @@ TEST(PathSwitch, WithNoCandidateTheGuestsFramesAreDropped) {
   EXPECT_EQ(machine.Quiesced(At(1)), (Action{Kind::kStart, -1, false}));
 }
 
+TEST(PathSwitch, TheGapOfARecoveryIsTheWholeTimeWithoutAPath) {
+  PathSwitch machine = On(0);
+  machine.Begin({}, "link down", false, At(0));
+  machine.Quiesced(At(1));
+  machine.Started(At(2));
+  EXPECT_FALSE(machine.report().recovery);
+  machine.Begin({1}, "works again", true, At(2'000'000));
+  machine.Started(At(2'000'005));
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(2'000'003));
+  EXPECT_TRUE(machine.report().recovery);
+  machine.Begin({}, "link down", false, At(3'000'000));
+  machine.Quiesced(At(3'000'001));
+  machine.Started(At(3'000'002));
+  machine.Reset(-1);  // the guest has gone, and another comes
+  machine.Begin({1}, "", true, At(9'000'000));
+  machine.Started(At(9'000'004));
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(4));
+  EXPECT_FALSE(machine.report().recovery);
+}
+
 TEST(PathSwitch, EachCandidateIsTriedOnce) {
   PathSwitch machine = On(0);
   machine.Begin({1, 0, 1}, "by hand", true, At(0));

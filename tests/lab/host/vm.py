@@ -185,9 +185,8 @@ def share_args(shares):
 
 
 def kernel_command_line(mode):
-    """no_timer_check: on a busy host the kernel's test of its timer would fail now and then, which is a panic."""
     hugepages = ",".join(f"{node}:{machine.HUGEPAGES_PER_NODE}" for node in range(machine.NODES))
-    return (f"console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 tsc=reliable no_timer_check intel_iommu=on iommu=pt "
+    return (f"console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 tsc=reliable intel_iommu=on iommu=pt "
             f"hugepagesz=2M hugepages={hugepages} lab.mode={mode} "
             # systemd: caches of a system that is made anew (ldconfig alone takes half a minute), log-in prompts.
             "systemd.condition_needs_update=no systemd.mask=getty.target systemd.mask=serial-getty@ttyS0.service "

@@ -243,13 +243,25 @@ void FakeVhostVdpa::Remove() {
 }
 
 void FakeVhostVdpa::AnswerControl(uint32_t index, int ack) {
-  control_index_ = index;
-  control_ack_ = ack;
-  control_ = std::thread([this] { ServeControl(); });
+  // Descriptors 0, 1, 2 are header, number of pairs, answer.
+  control_ = std::thread([this, index, ack] {
+    Serve(index, [this, ack](virtio_net::Desc* desc, uint16_t) {
+      control_pairs_.push_back(*reinterpret_cast<uint16_t*>(Address(desc[1].addr)));
+      if (ack < 0) return false;
+      *Address(desc[2].addr) = static_cast<uint8_t>(ack);
+      return true;
+    });
+  });
 }
 
 void FakeVhostVdpa::TakeFrames(uint32_t index) {
-  transmit_ = std::thread([this, index] { ServeTransmit(index); });
+  transmit_ = std::thread([this, index] {
+    Serve(index, [this](virtio_net::Desc* desc, uint16_t head) {
+      const uint8_t* const bytes = Address(desc[head].addr);
+      frames_.emplace_back(bytes + virtio_net::kHeaderBytes, bytes + desc[head].len);
+      return true;
+    });
+  });
 }
 
 std::vector<std::vector<uint8_t>> FakeVhostVdpa::frames() const {
@@ -257,7 +269,7 @@ std::vector<std::vector<uint8_t>> FakeVhostVdpa::frames() const {
   return frames_;
 }
 
-void FakeVhostVdpa::ServeTransmit(uint32_t index) {
+void FakeVhostVdpa::Serve(uint32_t index, const std::function<bool(virtio_net::Desc* desc, uint16_t head)>& work) {
   uint16_t seen = 0;
   for (std::unique_lock lock(mutex_); !ending_; changed_.wait_for(lock, std::chrono::milliseconds(1))) {
     if (state_.status == 0) seen = 0;
@@ -267,9 +279,7 @@ void FakeVhostVdpa::ServeTransmit(uint32_t index) {
     auto* used = reinterpret_cast<uint16_t*>(Address(ring.used));
     auto* desc = reinterpret_cast<virtio_net::Desc*>(Address(ring.desc));
     if (!avail || !used || !desc || !ring.enabled || __atomic_load_n(avail + 1, __ATOMIC_ACQUIRE) == seen) continue;
-    const virtio_net::Desc& first = desc[avail[2 + seen++ % ring.num]];
-    const uint8_t* const bytes = Address(first.addr);
-    frames_.emplace_back(bytes + virtio_net::kHeaderBytes, bytes + first.len);
+    if (!work(desc, avail[2 + seen++ % ring.num])) continue;
     __atomic_store_n(used + 1, seen, __ATOMIC_RELEASE);
     ::eventfd_write(ring.call_fd.get(), 1);
   }
@@ -285,26 +295,6 @@ uint8_t* FakeVhostVdpa::Address(uint64_t iova) {
     if (iova >= start && iova - start < map.first) return reinterpret_cast<uint8_t*>(map.second + (iova - start));
   }
   return nullptr;
-}
-
-// The device's end of the control queue: descriptors 0, 1, 2 are header, number of pairs, answer.
-void FakeVhostVdpa::ServeControl() {
-  uint16_t seen = 0;
-  for (std::unique_lock lock(mutex_); !ending_; changed_.wait_for(lock, std::chrono::milliseconds(1))) {
-    if (state_.status == 0) seen = 0;
-    if (!(state_.status & virtio_net::kDriverOk)) continue;
-    Ring& ring = state_.rings[control_index_];
-    auto* avail = reinterpret_cast<uint16_t*>(Address(ring.avail));
-    auto* used = reinterpret_cast<uint16_t*>(Address(ring.used));
-    auto* desc = reinterpret_cast<virtio_net::Desc*>(Address(ring.desc));
-    if (!avail || !used || !desc || !ring.enabled || __atomic_load_n(avail + 1, __ATOMIC_ACQUIRE) == seen) continue;
-    ++seen;
-    control_pairs_.push_back(*reinterpret_cast<uint16_t*>(Address(desc[1].addr)));
-    if (control_ack_ < 0) continue;
-    *Address(desc[2].addr) = static_cast<uint8_t>(control_ack_);
-    __atomic_store_n(used + 1, seen, __ATOMIC_RELEASE);
-    ::eventfd_write(ring.call_fd.get(), 1);
-  }
 }
 
 }  // namespace everport

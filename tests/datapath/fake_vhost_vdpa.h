@@ -12,6 +12,7 @@
 
 #include "backend/base/unique_fd.h"
 #include "backend/datapath/vhost_vdpa_kernel.h"
+#include "backend/datapath/virtio_net_abi.h"
 
 namespace everport {
 
@@ -83,8 +84,9 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
   // Notes the call; its error, or 0. Waits while the test lets it hang.
   int Enter(std::unique_lock<std::mutex>& lock, const std::string& call);
   int RingIoctl(unsigned long request, void* argument, std::unique_lock<std::mutex>& lock);
-  void ServeControl();
-  void ServeTransmit(uint32_t index);
+  // The device's end of a ring, on a thread of its own: each chain goes to `work`, with the lock held; false: it is
+  // never used.
+  void Serve(uint32_t index, const std::function<bool(virtio_net::Desc* desc, uint16_t head)>& work);
   uint8_t* Address(uint64_t iova);
 
   mutable std::mutex mutex_;
@@ -92,8 +94,6 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
   State state_;
   std::string hanging_;
   UniqueFd watch_;
-  uint32_t control_index_ = 0;
-  int control_ack_ = -1;
   std::vector<uint16_t> control_pairs_;
   std::vector<std::vector<uint8_t>> frames_;
   bool ending_ = false;

@@ -48,9 +48,11 @@ class World:
         pf.wait_carrier()
         other = peer.bind("igbvf").wait_interface()
         sh(f"ip link set {other} up")
-        peer.wait_carrier()  # its PF takes no VLANs from it before, and so no bridge does
-        # A VF hears what is sent to its own address only: the bridge has that.
-        sh("ip link add br-vf type bridge && ip link add br-vdpa type bridge", f"ip link set br-vf address {peer.mac}",
+        peer.wait_carrier()
+        # A VF hears what is sent to its own address only: the bridge has that. No VLAN by default: the bridge would ask the
+        # VF for it, whose PF refuses that while it is still setting the VF up (EINVAL).
+        sh("ip link add br-vf type bridge vlan_default_pvid 0 && ip link add br-vdpa type bridge",
+           f"ip link set br-vf address {peer.mac}",
            f"ip link set {other} master br-vf", "ip link set lab-vdpa up master br-vdpa",
            "ip address add 10.77.0.1/24 dev br-vf && ip address add 10.78.0.1/24 dev br-vdpa",
            "ip link set br-vf up && ip link set br-vdpa up")

@@ -7,7 +7,8 @@ namespace everport {
 
 PathSwitch::Action PathSwitch::Begin(std::vector<int> candidates, std::string cause, bool orderly, absl::Time now) {
   if (state_ != State::kSteady) return {};
-  if (orderly && active_ >= 0) candidates.push_back(active_);
+  const bool away = std::any_of(candidates.begin(), candidates.end(), [](int path) { return path >= 0; });
+  if (orderly && away && active_ >= 0) candidates.push_back(active_);
   candidates_.clear();
   for (int path : candidates) {
     if (path >= 0 && std::find(candidates_.begin(), candidates_.end(), path) == candidates_.end())
@@ -15,6 +16,12 @@ PathSwitch::Action PathSwitch::Begin(std::vector<int> candidates, std::string ca
   }
   current_ = {.from = active_, .to = -1, .cause = std::move(cause), .refused = {}, .orderly = orderly};
   began_ = now;
+  if (auto closed = std::exchange(closed_, std::nullopt)) {
+    current_.from = closed->path;
+    current_.cause = std::move(closed->cause);
+    current_.orderly = true;
+    began_ = closed->when;
+  }
   if (active_ < 0) return Next();
   state_ = State::kQuiescing;
   return {Action::Kind::kQuiesce, active_, orderly};
@@ -66,10 +73,16 @@ PathSwitch::Action PathSwitch::Finish(absl::Duration gap, absl::Time now) {
   return {Action::Kind::kReport, active_, report_.orderly};
 }
 
+void PathSwitch::Close(std::string cause, absl::Time now) {
+  if (active_ >= 0) closed_ = Closed{active_, std::move(cause), now};
+  active_ = -1;
+}
+
 void PathSwitch::Reset(int active) {
   state_ = State::kSteady;
   active_ = active;
   pathless_since_.reset();
+  closed_.reset();
   candidates_.clear();
 }
 

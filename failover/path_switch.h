@@ -57,7 +57,8 @@ class PathSwitch {
   const Report& report() const { return report_; }
 
   // A switch to the first of `candidates` that starts (each at most once; -1 is none). orderly: the source works, so
-  // that it can be drained, and is the last candidate of all. Only in kSteady; others must wait (kNone is returned).
+  // that it can be drained, and is the last candidate of all, unless none is wanted. Only in kSteady; others must wait
+  // (kNone is returned).
   Action Begin(std::vector<int> candidates, std::string cause, bool orderly, absl::Time now);
   Action Quiesced(absl::Time now);
   struct Outcome {
@@ -69,8 +70,14 @@ class PathSwitch {
   Action Started(absl::Time now, const Outcome& outcome);
   Action Started(absl::Time now) { return Started(now, Outcome()); }
   Action StartFailed(const std::string& why, absl::Time now);
-  // The guest has gone or was reset in the middle of it, or the paths were numbered anew: `active` is what is in use.
+  // The guest has gone or was reset in the middle of it: `active` is what is in use.
   void Reset(int active);
+  // The paths are numbered anew, and the active one is `active`. Only in kSteady.
+  void Renumber(int active) { active_ = active; }
+  // The active path has been stopped, in order, because it had to end before another can start: the next Begin is the
+  // switch away from it, for this cause. Only in kSteady.
+  void Close(std::string cause, absl::Time now);
+  bool closed() const { return closed_.has_value(); }
 
  private:
   Action Next();
@@ -82,6 +89,12 @@ class PathSwitch {
   std::vector<int> candidates_;  // yet to be tried, in order
   absl::Time began_;
   std::optional<absl::Time> pathless_since_;  // none served a guest that runs
+  struct Closed {
+    int path;
+    std::string cause;
+    absl::Time when;
+  };
+  std::optional<Closed> closed_;
   Report current_, report_;
 };
 

@@ -29,11 +29,26 @@ uint64_t NextSerial() {
   return ++serial;
 }
 
+// What a choice by hand follows through changes of the configuration.
+bool SameDevice(const UplinkConfig& a, const UplinkConfig& b) {
+  return a.kind == b.kind && a.device == b.device;
+}
+
+bool HasUplink(const PortConfig& port, const UplinkConfig& uplink) {
+  return std::any_of(port.uplinks.begin(), port.uplinks.end(),
+                     [&](const UplinkConfig& other) { return SameDevice(other, uplink); });
+}
+
 std::string Plain(const absl::Status& status) {
   return std::string(status.message());
 }
 
 }  // namespace
+
+std::string ChoiceGone(const std::string& uplink) {
+  return absl::StrCat("the uplink chosen by hand, ", uplink,
+                      ", is gone from the configuration; uplinks are chosen by preference again");
+}
 
 Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environment)
     : serial_(NextSerial()),
@@ -125,11 +140,34 @@ void Port::Announce(const uint8_t mac[6]) {
 void Port::SetConfig(const PortConfig& config) {
   config_ = config;
   SetMac();
-  const std::vector<int> moved = uplinks_.SetConfig(config_);
-  path_.Renumber(moved);
-  if (chosen_ >= 0) chosen_ = moved[static_cast<size_t>(chosen_)];
-  uplinks_.ForgetDropped();  // before others open: one may be on the same device
+  if (chosen_ >= 0 && !HasUplink(config_, uplinks_.at(chosen_).config)) {
+    const std::string gone = DescribeUplink(uplinks_.at(chosen_).config);
+    chosen_ = -1;
+    if (choosing_)
+      std::exchange(choosing_, nullptr)(absl::UnavailableError(
+          absl::StrCat("port ", config_.name, ": ", gone, " was removed from the configuration meanwhile")));
+    env_.events.Add(config_.name, "path", ChoiceGone(gone), true);
+  }
+  uplinks_.PrepareConfig(config_);
+  config_due_ = true;
   Reconcile();
+}
+
+// Nobody uses what the new configuration is without, or there is nothing else to be used.
+void Port::TakeConfig() {
+  config_due_ = false;
+  const int active = path_.active();
+  const std::string cause = active >= 0 && uplinks_.at(active).leaving ? CauseOfLeaving(active) : "";
+  const std::optional<UplinkConfig> by_hand = chosen();
+  path_.Renumber(uplinks_.SetConfig(config_), cause);
+  chosen_ = -1;
+  if (by_hand) SetChosen(*by_hand);
+  if (const int now = path_.active(); now >= 0 && now != active) {
+    env_.events.Add(config_.name, "config",
+                    absl::StrCat("the path in use, ", DescribeUplink(uplinks_.at(now).config), ", is uplink ", now,
+                                 " now; it was ", active));
+  }
+  uplinks_.ForgetDropped();  // before others open: one may be on the same device
 }
 
 void Port::OnPeerChanged(const std::string& peer) {
@@ -160,7 +198,7 @@ void Port::CheckNetdevs() {
 
 void Port::Forget() {
   path_.Stop();
-  path_.Renumber(std::vector<int>(static_cast<size_t>(uplinks_.size()), -1));
+  path_.Renumber(std::vector<int>(static_cast<size_t>(uplinks_.size()), -1), "");
   chosen_ = -1;
   uplinks_.ForgetAll();
 }
@@ -171,6 +209,11 @@ void Port::Reconcile() {
   RehomeUplinks();
   uplinks_.OpenDue(absl::Now(), path_.guest_node());
   ChooseAndSwitch();
+  if (config_due_ && !path_.switching()) {
+    TakeConfig();
+    uplinks_.OpenDue(absl::Now(), path_.guest_node());
+    ChooseAndSwitch();
+  }
   NoteState();
   if (choosing_ && !path_.switching()) {  // the guest went in the middle of it
     std::exchange(choosing_, nullptr)(
@@ -194,13 +237,15 @@ void Port::ChooseAndSwitch() {
   for (int round = 0; round <= uplinks_.size() && !path_.switching(); ++round) {
     const int active = path_.active();
     const int wanted = ChooseUplink(uplinks_.states(), active, chosen_);
+    // A poller need not drop what the guest sends until TakeConfig has another uplink for it.
+    if (config_due_ && wanted < 0 && path_.poller()) break;
     path_.Reconcile(wanted, Cause(wanted), active >= 0 && uplinks_.at(active).health.usable());
     if (path_.active() == wanted) break;
   }
   if (path_.switching()) return;
   uplinks_.CloseFailed(path_.active());
   if (path_.serving() && replay_ms_ == 0) replay_ms_ = MillisecondsSince(attached_at_);
-  if (path_.active() < 0 && uplinks_.settled() && !std::exchange(told_no_path_, true))
+  if (path_.active() < 0 && !config_due_ && uplinks_.settled() && !std::exchange(told_no_path_, true))
     env_.events.Add(config_.name, "path", "no uplink works; what the guest sends is dropped until one does", true);
   if (path_.active() >= 0) told_no_path_ = false;
 }
@@ -219,11 +264,18 @@ void Port::RehomeUplinks() {
 // Why `wanted` should be the path now, in an operator's words.
 std::string Port::Cause(int wanted) const {
   const int active = path_.active();
+  if (active >= 0 && uplinks_.at(active).leaving) return CauseOfLeaving(active);
   if (active >= 0 && !uplinks_.at(active).health.usable()) return uplinks_.at(active).error;
   if (wanted < 0) return "no uplink works";
   if (wanted == chosen_) return "chosen by hand";
   if (active < 0) return wanted == 0 ? "first choice" : PathReasonFor(wanted);
   return absl::StrCat("uplink ", wanted, " is preferred and works");
+}
+
+std::string Port::CauseOfLeaving(int index) const {
+  const UplinkConfig& uplink = uplinks_.at(index).config;
+  return absl::StrCat("the uplink in use, ", DescribeUplink(uplink), ", was ",
+                      HasUplink(config_, uplink) ? "changed" : "removed", " by the configuration");
 }
 
 void Port::OnSwitched(const PathSwitch::Report& report) {
@@ -276,7 +328,7 @@ void Port::SendAnnouncement() {
 
 void Port::ChoosePath(int index, Done done) {
   const std::string port = absl::StrCat("port ", config_.name, ": ");
-  if (choosing_ || path_.switching())
+  if (choosing_ || config_due_ || path_.switching())
     return done(absl::UnavailableError(absl::StrCat(port, "a switch is under way; try again")));
   if (index >= uplinks_.size()) {
     return done(absl::OutOfRangeError(
@@ -307,8 +359,7 @@ std::optional<UplinkConfig> Port::chosen() const {
 
 void Port::SetChosen(const UplinkConfig& uplink) {
   for (int i = 0; i < uplinks_.size(); ++i) {
-    const UplinkConfig& config = uplinks_.at(i).config;
-    if (config.kind == uplink.kind && config.device == uplink.device) chosen_ = i;
+    if (SameDevice(uplinks_.at(i).config, uplink)) chosen_ = i;
   }
 }
 

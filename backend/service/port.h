@@ -22,6 +22,9 @@
 
 namespace everport {
 
+// The event of a path chosen by hand that cannot be followed any more.
+std::string ChoiceGone(const std::string& uplink);
+
 // What ports share; outlives them.
 struct PortEnvironment {
   boost::asio::io_context& io;
@@ -55,7 +58,8 @@ class Port {
 
   void OnSession(const SessionEvent& event);
   void Announce(const uint8_t mac[6]);
-  // New uplinks, MAC and so on; what concerns the session (DiffPorts) must be the same.
+  // New uplinks, MAC and so on; what concerns the session (DiffPorts) must be the same. A guest whose uplink is not
+  // among them is moved off it first, if another works, which may take until after the call.
   void SetConfig(const PortConfig& config);
   // The port named has come or gone: a wire to it is opened anew.
   void OnPeerChanged(const std::string& peer);
@@ -92,6 +96,8 @@ class Port {
  private:
   void EndSession();
   void ChooseAndSwitch();
+  void TakeConfig();
+  std::string CauseOfLeaving(int index) const;
   void RehomeUplinks();
   std::string Cause(int wanted) const;
   void OnSwitched(const PathSwitch::Report& report);
@@ -121,8 +127,9 @@ class Port {
   std::shared_ptr<LaneCounters> counters_ = std::make_shared<LaneCounters>();
   UplinkSet uplinks_;
   PortPath path_;
-  int chosen_ = -1;  // by hand
-  Done choosing_;    // to be told of the switch by hand that is under way
+  bool config_due_ = false;  // uplinks_ has not taken config_ over yet: the guest is being moved off what it drops
+  int chosen_ = -1;          // by hand
+  Done choosing_;            // to be told of the switch by hand that is under way
   std::vector<std::function<void()>> settling_;
   bool told_no_path_ = false;
   boost::asio::steady_timer timer_, announce_timer_;

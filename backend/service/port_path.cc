@@ -73,17 +73,18 @@ void PortPath::Stop() {
   begun_ = false;
 }
 
-void PortPath::Renumber(const std::vector<int>& moved) {
+void PortPath::Renumber(const std::vector<int>& moved, const std::string& cause) {
   const int active = machine_.active();
   const int now = active < 0 ? -1 : moved[static_cast<size_t>(active)];
-  if (now < 0 || switching()) {
-    if (offload_ || (vdpa_ && !vdpa_->idle())) Stop();
-    if (lane_) {  // its uplink is about to be closed
-      StopLane(true);
-      begun_ = false;
-    }
+  if (now >= 0 || active < 0) {
+    machine_.Renumber(now);
+  } else if (lane_ && guest_->running()) {  // its uplink is about to be closed; what the guest sends waits in its rings
+    StopLane(true);
+    machine_.Close(cause, absl::Now());
+  } else {
+    Stop();
+    machine_.Reset(-1);
   }
-  machine_.Reset(now);
   // The lane lets go of standbys that are about to be closed.
   if (!lane_) return;
   if (guest_->running()) {
@@ -118,7 +119,7 @@ void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
     Apply(machine_.Begin({wanted}, before == wanted ? "" : cause, true, absl::Now()));
     return;
   }
-  if (wanted != active()) return Apply(machine_.Begin({wanted}, cause, orderly, absl::Now()));
+  if (wanted != active() || machine_.closed()) return Apply(machine_.Begin({wanted}, cause, orderly, absl::Now()));
   if (offload_) return FollowOffload();
   if (vdpa_ && vdpa_->serving()) return;  // librte_vhost itself tells the device's driver what has changed
   FollowRelay();

@@ -51,8 +51,9 @@ class PortPath {
   // tells its end.
   void Reconcile(int wanted, const std::string& cause, bool orderly);
   // The uplinks have other indices now: moved[i] is the new one of i, -1 if it is not one any more. None of the latter
-  // is in use when it returns.
-  void Renumber(const std::vector<int>& moved);
+  // is in use when it returns; if one was, the next Reconcile is the switch away from it, for this cause. Not while
+  // switching().
+  void Renumber(const std::vector<int>& moved, const std::string& cause);
   // Nobody uses the guest's rings when it returns, but for a device that is attached to the guest's session: that is
   // being detached, or ends with the session.
   void Stop();

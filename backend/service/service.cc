@@ -123,11 +123,13 @@ absl::Status Service::LoadPorts() {
   return absl::OkStatus();
 }
 
-// Of ports, or uplinks, that went while no daemon was there.
+// Of ports, or uplinks, that went while no daemon was there, or with a session that begins anew.
 void Service::ForgetStaleChoices() {
   for (const auto& [name, uplink] : StateStore::Choices(choices_)) {
     const everport::Port* const port = FindPort(name);
-    if (!port || !port->chosen()) NoteChoice(name, std::nullopt);
+    if (port && port->chosen()) continue;
+    if (port) events_.Add(name, "path", ChoiceGone(DescribeUplink(uplink)), true);
+    NoteChoice(name, std::nullopt);
   }
 }
 

@@ -132,17 +132,18 @@ void Service::Apply(const std::vector<PortConfig>& next) {
       Connect(name, [](absl::Status) {});
     }
   }
+  ForgetStaleChoices();
+  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+    for (const std::string& name : names) events_.Add(name, "config", what);
+  };
+  tell(diff.uplink_changed, "uplinks changed by the configuration file");  // before what comes of it
   for (const std::string& name : diff.uplink_changed) {
     FindPort(name)->SetConfig(config_of(name));
     NoteChoice(name, FindPort(name)->chosen());
   }
-  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
-    for (const std::string& name : names) events_.Add(name, "config", what);
-  };
   tell(diff.removed, "removed by the configuration file");
   tell(diff.added, "added by the configuration file");
   tell(diff.session_changed, "changed by the configuration file: its session begins anew");
-  tell(diff.uplink_changed, "uplinks changed by the configuration file");
   events_.Add("", "config",
               absl::StrCat("reloaded: ", diff.added.size(), " added, ", diff.removed.size(), " removed, ",
                            diff.session_changed.size() + diff.uplink_changed.size(), " changed"));

@@ -63,26 +63,36 @@ UplinkSet::~UplinkSet() {
   }
 }
 
+// Where each uplink is in the next configuration, -1: it is not.
+std::vector<int> UplinkSet::Moved(const PortConfig& next) const {
+  std::vector<int> moved(items_.size(), -1);
+  for (size_t i = 0; i < next.uplinks.size(); ++i) {
+    size_t same = 0;
+    while (same < items_.size() && (moved[same] >= 0 || !(items_[same].config == next.uplinks[i]))) ++same;
+    if (same < items_.size()) moved[same] = static_cast<int>(i);
+  }
+  return moved;
+}
+
+void UplinkSet::PrepareConfig(const PortConfig& next) {
+  const std::vector<int> moved = Moved(next);
+  for (size_t i = 0; i < items_.size(); ++i) items_[i].leaving = moved[i] < 0;
+}
+
 std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
+  std::vector<int> moved = Moved(port);
   port_ = port;
   std::vector<Item> before = std::exchange(items_, {});
-  std::vector<int> moved(before.size(), -1);
-  for (const UplinkConfig& uplink : port.uplinks) {
-    size_t same = 0;
-    while (same < before.size() && (moved[same] >= 0 || !(before[same].config == uplink))) ++same;
-    if (same < before.size()) {
-      moved[same] = static_cast<int>(items_.size());
-      items_.push_back(std::move(before[same]));
+  for (size_t i = 0; i < port.uplinks.size(); ++i) {
+    const auto same = std::find(moved.begin(), moved.end(), static_cast<int>(i));
+    if (same != moved.end()) {
+      items_.push_back(std::move(before[static_cast<size_t>(same - moved.begin())]));
     } else {
-      items_.push_back({uplink,
-                        HealthMonitor(absl::Milliseconds(port.failback_delay_ms)),
-                        {},
-                        false,
-                        nullptr,
-                        false,
-                        0,
-                        0,
-                        NextSerial()});
+      items_.push_back({.config = port.uplinks[i],
+                        .health = HealthMonitor(absl::Milliseconds(port.failback_delay_ms)),
+                        .error = {},
+                        .open = nullptr,
+                        .serial = NextSerial()});
     }
   }
   for (size_t i = 0; i < before.size(); ++i) {
@@ -107,8 +117,10 @@ void UplinkSet::ForgetAll() {
 
 std::vector<HealthMonitor::State> UplinkSet::states() const {
   std::vector<HealthMonitor::State> states;
-  for (const Item& item : items_)
-    states.push_back(item.unfit && item.health.usable() ? HealthMonitor::State::kTroubled : item.health.state());
+  for (const Item& item : items_) {
+    const bool unusable = (item.unfit || item.leaving) && item.health.usable();
+    states.push_back(unusable ? HealthMonitor::State::kTroubled : item.health.state());
+  }
   return states;
 }
 
@@ -118,7 +130,7 @@ bool UplinkSet::settled() const {
 
 void UplinkSet::OpenDue(absl::Time now, int node) {
   for (Item& item : items_) {
-    if (!item.open && item.health.OpeningDue(now)) Open(item, node);
+    if (!item.open && !item.leaving && item.health.OpeningDue(now)) Open(item, node);
   }
 }
 
@@ -232,9 +244,11 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
 
 bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) {
   bool changed = false;
-  // The announcement may be old: a device that was just made was down a moment ago.
-  const bool ours = std::any_of(items_.begin(), items_.end(), [&](const Item& i) { return i.config.device == name; });
-  if (ours && !running) {
+  // The announcement may be old: a device that was just made was down a moment ago, or is made anew already.
+  const bool doubtful = std::any_of(items_.begin(), items_.end(), [&](const Item& i) {
+    return i.config.device == name && (!running || (i.ifindex != 0 && i.ifindex != index));
+  });
+  if (doubtful) {
     const auto link = DeviceWatch::Get(name);
     index = link.ok() ? link->index : 0;
     running = link.ok() && link->running;
@@ -302,7 +316,7 @@ void UplinkSet::Tick(absl::Time now) {
 }
 
 bool UplinkSet::Usable(int index) const {
-  return at(index).open && at(index).health.usable() && !at(index).unfit;
+  return at(index).open && at(index).health.usable() && !at(index).unfit && !at(index).leaving;
 }
 
 void UplinkSet::Report(int index, Trouble trouble, const std::string& what) {
@@ -340,7 +354,9 @@ void UplinkSet::Close(std::unique_ptr<Uplink> uplink, UplinkKind kind) {
 
 absl::Time UplinkSet::next() const {
   absl::Time next = absl::InfiniteFuture();
-  for (const Item& item : items_) next = std::min(next, item.health.next());
+  for (const Item& item : items_) {
+    if (!item.leaving) next = std::min(next, item.health.next());
+  }
   return next;
 }
 

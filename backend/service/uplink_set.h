@@ -39,12 +39,16 @@ class UplinkSet {
     unsigned ifindex = 0;          // of the kernel's device when it was opened; 0: it stands on none
     uint64_t lacks = 0;            // feature bits of the contract, as told last
     uint64_t serial = 0;           // of this item, whatever its index
+    bool leaving = false;          // the next configuration is without it: it is used no longer than it must be
   };
 
   // contract_features: what guests are offered. changed: an opening by the device thread has ended.
   UplinkSet(UplinkEnvironment& environment, uint64_t contract_features, std::function<void()> changed);
   ~UplinkSet();
 
+  // The next SetConfig is to be with this one: what it leaves out is not usable any more, nor opened, but stays as it
+  // is, so that the caller can move the guest off it.
+  void PrepareConfig(const PortConfig& next);
   // Another configuration: uplinks that are in it as they were stay as they are. Returns where each of the former ones
   // is now, -1: it is not. Those are still in being, so that the caller may stop using them, until ForgetDropped.
   std::vector<int> SetConfig(const PortConfig& port);
@@ -89,6 +93,7 @@ class UplinkSet {
   bool needs_polling() const;
 
  private:
+  std::vector<int> Moved(const PortConfig& next) const;
   void Open(Item& item, int node);
   void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);

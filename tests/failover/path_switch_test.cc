@@ -57,6 +57,40 @@ TEST(PathSwitch, TheGapOfASourceThatServedMeanwhileIsTheTimeWithoutService) {
   EXPECT_EQ(machine.report().lost, 7u);
 }
 
+TEST(PathSwitch, ASourceThatWorksIsNoCandidateWhereNoneIsWanted) {
+  PathSwitch machine = On(0);
+  machine.Begin({-1}, "removed", true, At(0));
+  EXPECT_EQ(machine.Quiesced(At(10)), (Action{Kind::kStart, -1, true}));
+}
+
+TEST(PathSwitch, APathClosedBeforeAnotherIsThereIsTheSourceOfTheNextSwitch) {
+  PathSwitch machine = On(1);
+  machine.Close("changed", At(100));
+  EXPECT_TRUE(machine.closed());
+  EXPECT_EQ(machine.active(), -1);
+  EXPECT_EQ(machine.Begin({0}, "first choice", true, At(400)), (Action{Kind::kStart, 0, true}));
+  machine.Started(At(500));
+  EXPECT_EQ(
+      machine.report(),
+      (PathSwitch::Report{
+          .from = 1, .to = 0, .cause = "changed", .refused = "", .orderly = true, .gap = absl::Microseconds(400)}));
+  EXPECT_FALSE(machine.closed());
+}
+
+TEST(PathSwitch, AnotherNumberIsNoSwitchAndALastPathThatWasLostStaysSo) {
+  PathSwitch machine = On(1);
+  machine.Renumber(0);
+  EXPECT_EQ(machine.active(), 0);
+  machine.Begin({-1}, "link down", false, At(0));
+  machine.Quiesced(At(0));
+  machine.Started(At(0));
+  machine.Renumber(-1);
+  machine.Begin({0}, "works again", true, At(700));
+  machine.Started(At(700));
+  EXPECT_TRUE(machine.report().recovery);
+  EXPECT_EQ(machine.report().gap, absl::Microseconds(700));
+}
+
 TEST(PathSwitch, ATargetThatDoesNotStartIsAnsweredByTheNextAndThenByTheSource) {
   PathSwitch machine = On(0);
   machine.Begin({2, 1}, "by hand", true, At(0));

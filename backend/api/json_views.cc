@@ -11,6 +11,7 @@ namespace {
 
 using boost::json::array;
 using boost::json::object;
+using boost::json::value;
 
 std::string Hex(uint64_t value) {
   return absl::StrCat("0x", absl::Hex(value));
@@ -66,7 +67,8 @@ array UplinksJson(const std::vector<UplinkView>& uplinks) {
                           {"bridge", uplink.config.bridge},
                           {"bind", uplink.config.bind},
                           {"state", uplink.state},
-                          {"error", uplink.error}});
+                          {"error", uplink.error},
+                          {"note", uplink.note}});
   }
   return list;
 }
@@ -92,6 +94,7 @@ object PortJson(const PortView& port) {
           {"path", object{{"index", port.path.index},
                           {"kind", port.path.kind},
                           {"mode", port.path.mode},
+                          {"chosen", port.path.chosen < 0 ? value(nullptr) : value(port.path.chosen)},
                           {"reason", port.path.reason}}},
           {"rx_packets", port.rx_packets},
           {"tx_packets", port.tx_packets},

@@ -18,10 +18,12 @@
 namespace everport {
 
 struct PathView {
-  int index = -1;      // into uplinks; -1: none is active
-  std::string kind;    // "tap"
-  std::string mode;    // "relay" | "offload"
-  std::string reason;  // why this one, in a few words: "first choice", "uplink 0 (vf 0000:3b:02.1): no such device"
+  int index = -1;    // into uplinks; -1: none is active
+  std::string kind;  // "tap"
+  std::string mode;  // "relay" | "offload"
+  int chosen = -1;   // by hand, whether or not it works; -1: none
+  // Why this one: "first choice", "chosen by hand", "fallback: vf 0000:3b:02.1 does not work: no such device; …"
+  std::string reason;
 };
 
 // Path switches of a port since the daemon started, with how long the guest was without a path at most, each time.
@@ -46,6 +48,8 @@ struct UplinkView {
   UplinkConfig config;
   std::string state;  // "active" | "standby" | "opening" | "failed"
   std::string error;  // of the last attempt to open it; empty if none
+  // What is to be known of one that works: "works again, trusted in 3.2 s".
+  std::string note = {};
 };
 
 struct QueueView {

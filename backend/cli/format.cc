@@ -13,6 +13,13 @@ const boost::json::value* Find(const boost::json::value& value, const char* poin
   return value.find_pointer(pointer, error);
 }
 
+// The mend, and what else stands behind the cause, is for `port show`.
+std::string Short(const std::string& text) {
+  constexpr size_t kLongest = 80;
+  const std::string cause = text.substr(0, text.find("; "));
+  return cause.size() <= kLongest ? cause : cause.substr(0, kLongest - 3) + "...";
+}
+
 }  // namespace
 
 std::string Scaled(double value, const std::string& unit) {
@@ -50,13 +57,21 @@ std::string PathText(const boost::json::value& port) {
   return absl::StrCat(index, " ", Text(port, "/path/kind"), device.empty() ? "" : ":", device);
 }
 
-std::string NoteText(const boost::json::value& port) {
+std::string StateNote(const boost::json::value& port) {
   std::string reason = Text(port, "/reason");
   if (!reason.empty()) return reason;
   const std::string state = Text(port, "/state");
-  if (state == "waiting") return "no QEMU listens on its socket";
+  if (state == "waiting") return absl::StrCat("no QEMU listens on ", Text(port, "/socket"));
   if (state == "connected") return "the guest's driver has not started";
   return "";
+}
+
+std::string NoteText(const boost::json::value& port) {
+  // Where a guest runs, its missing path is in the state's reason.
+  std::string why = IndexText(port, "/path/index").empty() ? "" : Text(port, "/path/reason");
+  if (why == "first choice") why.clear();
+  const std::string state = Short(StateNote(port));
+  return absl::StrCat(state, state.empty() || why.empty() ? "" : "; ", Short(why));
 }
 
 std::string IndexText(const boost::json::value& value, const char* pointer) {

@@ -17,6 +17,9 @@ uint64_t Number(const boost::json::value& value, const char* pointer);
 // "0 tap:ep-vm1" for a port's active path; empty when there is none.
 std::string PathText(const boost::json::value& port);
 // What a port waits for or what is amiss with it; empty if nothing.
+std::string StateNote(const boost::json::value& port);
+// That and why its path is the active one, if that is not the first choice; each cut to what a table's row has room
+// for.
 std::string NoteText(const boost::json::value& port);
 // A node or a poller: empty for -1, which stands for unknown or none.
 std::string IndexText(const boost::json::value& value, const char* pointer);

@@ -119,22 +119,23 @@ absl::StatusOr<PortConfig> WantedPort(const Client& client, const PortAddOptions
 }
 
 void PrintUplinks(std::ostream& out, const value& port) {
-  Table table({{"UPLINK", true}, {"KIND"}, {"DEVICE"}, {"BRIDGE"}, {"STATE"}, {"ERROR"}});
+  Table table({{"UPLINK", true}, {"KIND"}, {"DEVICE"}, {"BRIDGE"}, {"STATE"}, {"NOTE"}});
   const auto* uplinks = port.as_object().if_contains("uplinks");
   if (!uplinks || !uplinks->is_array()) return;
   int index = 0;
   for (const value& uplink : uplinks->get_array()) {
+    const std::string error = Text(uplink, "/error");
     table.Add({absl::StrCat(index++), Text(uplink, "/kind"), Text(uplink, "/device"), Text(uplink, "/bridge"),
-               Text(uplink, "/state"), Text(uplink, "/error")});
+               Text(uplink, "/state"), error.empty() ? Text(uplink, "/note") : error});
   }
   out << "\n" << table.Text();
 }
 
-// ", because …" for what a port's path line says before.
+// For what a port's path line says before.
 std::string WhyPath(const value& port) {
   const std::string why = Text(port, "/path/reason");
   if (why.empty()) return "";
-  return absl::StrCat(why == "first choice" ? ", the " : ", because ", why);
+  return absl::StrCat(why == "first choice" ? ", the " : ", ", why);
 }
 
 // Empty before a guest's driver has agreed to any.
@@ -167,7 +168,7 @@ void PrintPort(std::ostream& out, const value& port) {
   const auto line = [&](const char* title, const std::string& text) {
     out << title << (text.empty() ? "-" : text) << "\n";
   };
-  const std::string reason = NoteText(port);
+  const std::string reason = StateNote(port);
   line("port         ", Text(port, "/name"));
   line("state        ", absl::StrCat(Text(port, "/state"), reason.empty() ? "" : ": ", reason));
   const std::string path = PathText(port);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
 #include "numa/page_node.h"
@@ -267,9 +268,8 @@ std::string Port::Cause(int wanted) const {
   if (active >= 0 && uplinks_.at(active).leaving) return CauseOfLeaving(active);
   if (active >= 0 && !uplinks_.at(active).health.usable()) return uplinks_.at(active).error;
   if (wanted < 0) return "no uplink works";
-  if (wanted == chosen_) return "chosen by hand";
-  if (active < 0) return wanted == 0 ? "first choice" : PathReasonFor(wanted);
-  return absl::StrCat("uplink ", wanted, " is preferred and works");
+  if (active < 0) return PathReasonFor(wanted);
+  return absl::StrCat("uplink ", wanted, wanted == chosen_ ? ", chosen by hand," : " is preferred and", " works");
 }
 
 std::string Port::CauseOfLeaving(int index) const {
@@ -410,20 +410,32 @@ std::string Port::PathText(int index) const {
   return absl::StrCat(DescribeUplink(item.config), ", ", item.open && item.open->offload ? "offload" : "relay");
 }
 
-// Why an uplink that is not the first is used: what is the matter with the first.
+// "" when nothing is amiss with it but that it is not the path.
+std::string Port::ProvingText(int index) const {
+  const HealthMonitor& health = uplinks_.at(index).health;
+  if (health.state() != HealthMonitor::State::kProving) return "";
+  const double seconds = absl::ToDoubleSeconds(health.trusted_at() - absl::Now());
+  return absl::StrFormat("works again, trusted in %.1f s", std::max(0.0, seconds));
+}
+
+// "works again, trusted in 3.2 s", "is being opened", "does not work: CAUSE".
+std::string Port::WhyNot(int index) const {
+  const UplinkSet::Item& item = uplinks_.at(index);
+  if (std::string proving = ProvingText(index); !proving.empty()) return proving;
+  if (item.error.empty()) return item.open ? "works" : "is being opened";
+  const std::string object = absl::StrCat(DescribeUplink(item.config), ": ");
+  return absl::StrCat("does not work: ", absl::StripPrefix(item.error, object));
+}
+
 std::string Port::PathReasonFor(int index) const {
-  if (index < 0) return "no uplink works";
+  if (index < 0) return chosen_ < 0 ? "no uplink works" : "no uplink works, nor the one chosen by hand";
   if (index == chosen_) return "chosen by hand";
-  if (index == 0) return "first choice";
-  const int better = chosen_ >= 0 ? chosen_ : 0;
-  const UplinkSet::Item& item = uplinks_.at(better);
-  std::string why = item.error;
-  if (item.health.state() == HealthMonitor::State::kProving) {
-    why = absl::StrFormat("works again, trusted in %.1f s",
-                          std::max(0.0, absl::ToDoubleSeconds(item.health.trusted_at() - absl::Now())));
+  if (chosen_ >= 0) {
+    return absl::StrCat("chosen by hand: uplink ", chosen_, ", ", DescribeUplink(uplinks_.at(chosen_).config),
+                        ", which ", WhyNot(chosen_));
   }
-  if (why.empty()) why = "being opened";
-  return absl::StrCat("uplink ", better, " (", DescribeUplink(item.config), "): ", why);
+  if (index == 0) return "first choice";
+  return absl::StrCat("fallback: ", DescribeUplink(uplinks_.at(0).config), " ", WhyNot(0));
 }
 
 PortView Port::View() const {
@@ -432,8 +444,10 @@ PortView Port::View() const {
   view.state = State();
   view.reason = session_reason_;
   const int active = path_.active();
-  if (view.reason.empty() && active < 0 && uplinks_.size() > 0) view.reason = uplinks_.at(0).error;
+  if (view.reason.empty() && active < 0 && view.state == "running" && uplinks_.size() > 0)
+    view.reason = absl::StrCat("no uplink works: ", uplinks_.at(0).error);
   view.path.index = active;
+  view.path.chosen = chosen_;
   view.path.reason = PathReasonFor(active);
   if (active >= 0) {
     view.path.kind = std::string(UplinkKindName(uplinks_.at(active).config.kind));
@@ -442,7 +456,7 @@ PortView Port::View() const {
   for (int i = 0; i < uplinks_.size(); ++i) {
     const UplinkSet::Item& item = uplinks_.at(i);
     const char* state = i == active ? "active" : item.error.empty() ? (item.open ? "standby" : "opening") : "failed";
-    view.uplinks.push_back({item.config, state, item.error});
+    view.uplinks.push_back({item.config, state, item.error, ProvingText(i)});
   }
   view.switches = switches_;
   const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };

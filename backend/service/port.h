@@ -108,6 +108,8 @@ class Port {
   void NoteState();
   std::string State() const;
   std::string PathReasonFor(int index) const;
+  std::string WhyNot(int index) const;
+  std::string ProvingText(int index) const;
   std::string PathText(int index) const;
   std::function<void()> PostReconcile();
 

@@ -59,8 +59,11 @@ HealthView Service::Health() const {
   for (const auto& port : ports_) {
     const PortView view = port->View();
     for (size_t i = 0; i < view.uplinks.size(); ++i) {
-      if (!view.uplinks[i].error.empty())
-        health.problems.push_back(absl::StrCat("port ", view.config.name, ": uplink ", i, ": ", view.uplinks[i].error));
+      if (view.uplinks[i].error.empty()) continue;
+      const bool by_hand = view.path.chosen == static_cast<int>(i);
+      health.problems.push_back(absl::StrCat(
+          "port ", view.config.name, ": uplink ", i, by_hand ? ", chosen by hand: " : ": ", view.uplinks[i].error,
+          by_hand ? absl::StrCat("; or end the choice: everportctl path ", view.config.name, " auto") : ""));
     }
     health.startup.uplinks_ms += port->uplinks_ms();
     health.startup.replay_ms = std::max(health.startup.replay_ms, port->replay_ms());

@@ -176,8 +176,10 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
     item->ifindex = DeviceIndex(item->config);
     item->health.OnOpened(now);
     item->error.clear();
-    LookAtLink(static_cast<int>(item - items_.begin()));
-    NoteLacks(static_cast<int>(item - items_.begin()));
+    const int index = static_cast<int>(item - items_.begin());
+    LookAtLink(index);
+    NoteLacks(index);
+    if (item->health.state() == HealthMonitor::State::kProving) TellWell(index);
     return;
   }
   item->health.OnOpenFailed(now);
@@ -185,6 +187,13 @@ void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>
   if (error == item->error) return;
   env_.events.Add(port_.name, "path", absl::StrCat("uplink ", item - items_.begin(), " failed: ", error), true);
   item->error = std::move(error);
+}
+
+void UplinkSet::TellWell(int index) {
+  const Item& item = at(index);
+  env_.events.Add(port_.name, "path",
+                  absl::StrCat("uplink ", index, " (", DescribeUplink(item.config), ") is well again; trusted in ",
+                               absl::FormatDuration(item.health.hold())));
 }
 
 // Told before a guest comes: it may take what the device has not, and is not served by it then (SetGuest).
@@ -216,10 +225,7 @@ bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std:
   if (item.health.state() == before && item.health.trouble() == trouble_before) return false;
   if (trouble == Trouble::kNone) {
     item.error.clear();
-    if (before == HealthMonitor::State::kTroubled)
-      env_.events.Add(port_.name, "path",
-                      absl::StrCat("uplink ", index, " (", DescribeUplink(item.config), ") is well again; trusted in ",
-                                   absl::FormatDuration(item.health.hold())));
+    if (before == HealthMonitor::State::kTroubled) TellWell(index);
   } else {
     item.error = absl::StrCat(DescribeUplink(item.config), ": ", what);
     env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", item.error), true);

@@ -99,6 +99,7 @@ class UplinkSet {
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
   void LookAtLink(int index);
   void NoteLacks(int index);
+  void TellWell(int index);
   void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
   void Forget(Item& item);
 

@@ -114,7 +114,10 @@ inline void FillWithExample(FakeService& service) {
               .failback_delay_ms = 5000,
               .uplinks = {{UplinkKind::kVf, "0000:3b:02.1", ""}, {UplinkKind::kTap, "ep-vm1", "br0"}}};
   a.state = "running";
-  a.path = {.index = 1, .kind = "tap", .mode = "relay", .reason = "uplink 0 (vf 0000:3b:02.1): no such device"};
+  a.path = {.index = 1,
+            .kind = "tap",
+            .mode = "relay",
+            .reason = "fallback: vf 0000:3b:02.1 does not work: no such device; plug it in, or name another"};
   a.uplinks = {{a.config.uplinks[0], "failed", "no such device"}, {a.config.uplinks[1], "active", ""}};
   a.queues = {{0, true, true, 1000, 400}, {1, true, false, 234, 100}};
   a.rx_packets = 1234;

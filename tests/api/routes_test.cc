@@ -55,6 +55,7 @@ TEST_F(RoutesTest, PortsHaveTheNamesThatTheContractLists) {
   EXPECT_EQ(port.at("path").at("index"), 1);
   EXPECT_EQ(port.at("path").at("kind"), "tap");
   EXPECT_EQ(port.at("path").at("mode"), "relay");
+  EXPECT_EQ(port.at("path").at("chosen"), nullptr);
   EXPECT_EQ(port.at("rx_packets"), 1234);
   EXPECT_EQ(port.at("tx_packets"), 500);
   EXPECT_EQ(port.at("rx_bytes"), 1234567);

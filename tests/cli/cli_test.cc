@@ -54,7 +54,8 @@ TEST_F(CliTest, PortsIsATable) {
   EXPECT_EQ(
       result.out,
       "NAME      STATE    PATH          MODE   RX-PACKETS  TX-PACKETS  DROPS  NODE  POLLER  NOTE\n"
-      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     15     0       1  -\n"
+      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     15     0       1  "
+      "fallback: vf 0000:3b:02.1 does not work: no such device\n"
       "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
 }
 
@@ -62,10 +63,26 @@ TEST_F(CliTest, PortsSayWhatTheyWaitFor) {
   daemon.Do([&] {
     daemon.service().ports[0].state = "connected";
     daemon.service().ports[1].reason = "";
+    daemon.service().ports[1].uplinks[0].error = "a long story, and no reason for a guest that does not run";
   });
   const std::string out = Run({"ports"}).out;
-  EXPECT_THAT(out, HasSubstr("  the guest's driver has not started\n"));
-  EXPECT_THAT(out, HasSubstr("  no QEMU listens on its socket\n"));
+  EXPECT_THAT(out, HasSubstr("  the guest's driver has not started; fallback: vf 0000:3b:02.1 does not work"));
+  EXPECT_THAT(out, HasSubstr("  no QEMU listens on /run/vms/vm2.sock\n"));
+}
+
+TEST_F(CliTest, PortsSayWhyAPathIsNotTheFirstChoiceInShort) {
+  const auto note = [&](const std::string& reason) {
+    daemon.Do([&] { daemon.service().ports[0].path.reason = reason; });
+    const std::string out = Run({"ports"}).out;
+    const size_t at = out.find("1  ", out.find("vm1-net0"));
+    return out.substr(at + 3, out.find('\n', at) - at - 3);
+  };
+  EXPECT_THAT(note("first choice"), testing::EndsWith("  -"));
+  EXPECT_THAT(note("chosen by hand"), testing::EndsWith("  chosen by hand"));
+  EXPECT_THAT(note("chosen by hand: uplink 0, vf 0000:3b:02.1, which does not work: gone; plug it in"),
+              testing::EndsWith("  chosen by hand: uplink 0, vf 0000:3b:02.1, which does not work: gone"));
+  const std::string cut = note("fallback: " + std::string(200, 'x'));
+  EXPECT_THAT(cut, testing::EndsWith("  fallback: " + std::string(67, 'x') + "..."));
 }
 
 TEST_F(CliTest, NoPortsIsSaid) {
@@ -115,7 +132,8 @@ TEST_F(CliTest, PortShowTellsAll) {
   EXPECT_EQ(Run({"port", "show", "vm1-net0"}).out,
             "port         vm1-net0\n"
             "state        running\n"
-            "path         1 tap:ep-vm1 (relay), because uplink 0 (vf 0000:3b:02.1): no such device\n"
+            "path         1 tap:ep-vm1 (relay), fallback: vf 0000:3b:02.1 does not work: no such device; plug it in, "
+            "or name another\n"
             "socket       /run/vms/vm1-net0.sock\n"
             "mac          52:54:00:00:00:02\n"
             "mtu          1500\n"
@@ -129,9 +147,17 @@ TEST_F(CliTest, PortShowTellsAll) {
             "tx           500 packets, 64000 bytes\n"
             "drops        15\n"
             "\n"
-            "UPLINK  KIND  DEVICE        BRIDGE  STATE   ERROR\n"
+            "UPLINK  KIND  DEVICE        BRIDGE  STATE   NOTE\n"
             "     0  vf    0000:3b:02.1  -       failed  no such device\n"
             "     1  tap   ep-vm1        br0     active  -\n");
+}
+
+TEST_F(CliTest, PortShowTellsOfAnUplinkThatHasYetToProveItself) {
+  daemon.Do([&] {
+    daemon.service().ports[0].uplinks[0].error = "";
+    daemon.service().ports[0].uplinks[0].note = "works again, trusted in 3.2 s";
+  });
+  EXPECT_THAT(Run({"port", "show", "vm1-net0"}).out, HasSubstr("failed  works again, trusted in 3.2 s\n"));
 }
 
 TEST_F(CliTest, PortIsAddedFromFlags) {

@@ -138,6 +138,45 @@ TEST_F(UplinkFaultsTest, AfterASwitchTheGuestIsAnnouncedFiveTimesOnTheNewPath) {
   }
 }
 
+TEST_F(UplinkFaultsTest, AnUplinkChosenByHandThatFailsIsToldWhereverOneLooks) {
+  ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}, 1000));
+  ASSERT_TRUE(
+      Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
+  EXPECT_EQ(Port().at("path").at("chosen"), nullptr);
+  ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": 0}").ok());
+  EXPECT_EQ(Port().at("path").at("reason"), "chosen by hand");
+  SetLinkUp("uf1", false);
+  ASSERT_TRUE(Until([&] { return Path() == 1; }, "it fails over all the same"));
+  EXPECT_EQ(Port().at("path").at("chosen"), 0);
+  EXPECT_EQ(Port().at("path").at("reason"),
+            "chosen by hand: uplink 0, af_packet uf0, which does not work: the device is down or has no carrier");
+  EXPECT_THAT(boost::json::serialize(stack_.Get("/v1/health").value_or(nullptr)),
+              HasSubstr("port vm: uplink 0, chosen by hand: af_packet uf0: the device is down or has no carrier; or "
+                        "end the choice: everportctl path vm auto"));
+  SetLinkUp("uf1", true);
+  ASSERT_TRUE(Until([&] { return Path() == 0; }, "and back"));
+  EXPECT_GE(EventWith("path 1 -> 0 (af_packet uf0, relay): uplink 0, chosen by hand, works; "), 0);
+  EXPECT_EQ(Port().at("path").at("reason"), "chosen by hand");
+}
+
+TEST_F(UplinkFaultsTest, ADeviceMadeAnewIsSaidToBeWellWhileItHasYetToProveItself) {
+  ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}, 2000));
+  ASSERT_TRUE(
+      Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
+  Shell("ip link del uf0");
+  ASSERT_TRUE(Until([&] { return Path() == 1; }, "the device has gone"));
+  EXPECT_THAT(std::string(Port().at("path").at("reason").as_string()),
+              testing::StartsWith("fallback: af_packet uf0 does not work: "));
+  Shell("ip link add uf0 type veth peer name uf1 && ip link set uf1 up && ip link set uf0 up");
+  ASSERT_TRUE(Until([&] { return EventWith("uplink 0 (af_packet uf0) is well again; trusted in 2s") >= 0; }, "told"));
+  EXPECT_EQ(Path(), 1) << "yet";
+  EXPECT_THAT(std::string(Port().at("uplinks").at(0).at("note").as_string()), HasSubstr("works again, trusted in "));
+  EXPECT_THAT(std::string(Port().at("path").at("reason").as_string()),
+              HasSubstr("fallback: af_packet uf0 works again, trusted in "));
+  EXPECT_TRUE(Until([&] { return Path() == 0; }, "trusted"));
+  EXPECT_EQ(Port().at("uplinks").at(0).at("note"), "");
+}
+
 TEST_F(UplinkFaultsTest, APathChosenByHandIsStillTheChoiceAfterTheDaemonsDeath) {
   ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}));
   ASSERT_TRUE(

@@ -41,8 +41,14 @@ void HealthMonitor::StartProving(absl::Time now) {
   trusted_at_ = now + hold_;
 }
 
+void HealthMonitor::OnOpening() {
+  state_ = State::kOpening;
+  event_while_opening_ = false;
+}
+
 void HealthMonitor::OnOpened(absl::Time now) {
   trouble_ = Trouble::kNone;
+  hurried_ = false;
   retry_delay_ = absl::ZeroDuration();
   if (has_failed_) return StartProving(now);
   state_ = State::kTrusted;
@@ -54,6 +60,8 @@ void HealthMonitor::OnOpenFailed(absl::Time now) {
   state_ = State::kClosed;
   retry_delay_ = retry_delay_ == absl::ZeroDuration() ? kFirstRetry : std::min(2 * retry_delay_, kLongestRetry);
   retry_at_ = now + retry_delay_;
+  hurried_ = event_while_opening_ && !hurried_;
+  if (hurried_) retry_at_ = now;
 }
 
 void HealthMonitor::OnClosed(absl::Time now) {
@@ -81,6 +89,7 @@ bool HealthMonitor::OnCondition(Trouble trouble, absl::Time now) {
 }
 
 void HealthMonitor::OnDeviceEvent(absl::Time now) {
+  if (state_ == State::kOpening) event_while_opening_ = true;
   if (state_ == State::kClosed) retry_at_ = std::min(retry_at_, std::max(now, retry_at_ - retry_delay_ + kFirstRetry));
 }
 

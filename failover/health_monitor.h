@@ -52,7 +52,7 @@ class HealthMonitor {
   Trouble trouble() const { return trouble_; }
 
   bool OpeningDue(absl::Time now) const { return state_ == State::kClosed && now >= retry_at_; }
-  void OnOpening() { state_ = State::kOpening; }
+  void OnOpening();
   void OnOpened(absl::Time now);
   void OnOpenFailed(absl::Time now);
   // It was closed without being at fault.
@@ -60,7 +60,8 @@ class HealthMonitor {
   // What its device tells now; the same as before changes nothing. Returns whether it must be closed.
   bool OnCondition(Trouble trouble, absl::Time now);
   // A device has appeared, or was bound to another driver: worth a try at once. But not within kFirstRetry of the last
-  // one: trying may announce devices by itself.
+  // one: trying may announce devices by itself. While it is being opened: it is tried again at once if that fails, but
+  // not twice in a row.
   void OnDeviceEvent(absl::Time now);
   void Tick(absl::Time now);
   // When Tick or OpeningDue would say something new; infinite future if never.
@@ -77,6 +78,8 @@ class HealthMonitor {
   State state_ = State::kClosed;
   Trouble trouble_ = Trouble::kNone;
   bool has_failed_ = false;  // since it was last trusted
+  bool event_while_opening_ = false;
+  bool hurried_ = false;  // the attempt before was followed by one at once
   absl::Time trusted_since_ = absl::InfinitePast();
   absl::Time retry_at_ = absl::InfinitePast();
   absl::Duration retry_delay_ = absl::ZeroDuration();

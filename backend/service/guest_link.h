@@ -1,11 +1,13 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "backend/datapath/guest_endpoint.h"
 #include "backend/datapath/vdpa_device.h"
 #include "backend/service/device_worker.h"
@@ -30,8 +32,8 @@ class GuestLink {
   // Ends the connection, with it the work of the device that is attached, and takes it up with this one; nullptr:
   // without. No poller uses the guest's rings when it returns; the rest goes on in a thread of its own, as ending the
   // connection waits for the device's driver. done, later: librte_vhost connects now, the guest's device is yet to
-  // come. After an error the connection is one without a device, if one can be had at all.
-  // The link keeps the device as long as it may be in use. One at a time.
+  // come. After an error the connection is one without a device; if none can be had at all, it is tried again and
+  // again. The link keeps the device as long as it may be in use. One at a time.
   void Reconnect(std::shared_ptr<VdpaDevice> device, std::function<void(absl::Status)> done);
   bool reconnecting() const { return reconnecting_; }
 
@@ -39,12 +41,23 @@ class GuestLink {
   struct Connection {  // the worker's while a job is under way
     std::shared_ptr<VdpaDevice> device;
     std::shared_ptr<void> driver;
+    bool there = false;
+
+    absl::Status Begin(const Connect& connect, const std::shared_ptr<VdpaDevice>& with);
+    void End();
   };
+  void RetryLater();
+  void Retry();
+
   boost::asio::io_context& io_;
   const std::shared_ptr<GuestEndpoint> guest_;
   const Connect connect_;
+  std::shared_ptr<GuestLink*> alive_ = std::make_shared<GuestLink*>(this);
   const std::shared_ptr<Connection> connection_ = std::make_shared<Connection>();
   bool reconnecting_ = false;
+  boost::asio::steady_timer retry_timer_;
+  uint64_t armed_ = 0;  // which expiry of it counts
+  absl::Duration retry_delay_ = absl::ZeroDuration();
   std::unique_ptr<DeviceWorker> worker_;  // made when first needed
 };
 

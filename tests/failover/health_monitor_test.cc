@@ -57,6 +57,26 @@ TEST(HealthMonitor, ADeviceEventMakesAClosedOneDueAtOnceAndAnOpenOneStays) {
   EXPECT_EQ(open.state(), State::kTrusted);
 }
 
+TEST(HealthMonitor, ADeviceEventWhileItIsOpenedMakesItDueAtOnceIfThatFailsButNotTwiceInARow) {
+  HealthMonitor monitor(kFailback);
+  for (int64_t ms : {0, 100, 300, 700, 1500}) {
+    monitor.OnOpening();
+    monitor.OnOpenFailed(At(ms));
+  }
+  monitor.OnOpening();
+  monitor.OnDeviceEvent(At(3200));
+  EXPECT_EQ(monitor.state(), State::kOpening);
+  monitor.OnOpenFailed(At(3300));
+  EXPECT_TRUE(monitor.OpeningDue(At(3300)));
+  monitor.OnOpening();
+  monitor.OnDeviceEvent(At(3310));
+  monitor.OnOpenFailed(At(3320));
+  EXPECT_EQ(monitor.next(), At(8320)) << "the attempts themselves may announce devices";
+  monitor.OnOpening();
+  monitor.OnOpenFailed(At(8400));
+  EXPECT_EQ(monitor.next(), At(13400)) << "no event in this one";
+}
+
 TEST(HealthMonitor, TrustedToTroubledAtOnceWhenTheLinkGoesAndItStaysOpen) {
   HealthMonitor monitor = Trusted();
   EXPECT_FALSE(monitor.OnCondition(Trouble::kLinkDown, At(10)));

@@ -3,10 +3,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <sstream>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -38,8 +41,12 @@ class VdpaPathTest : public testing::Test {
   absl::StatusOr<std::shared_ptr<void>> Connect(rte_vdpa_device* vdpa) {
     calls_.push_back(vdpa ? "connect with" : "connect");
     if (vdpa && fail_with_device_) return absl::UnavailableError("no sockets left");
+    if (!vdpa && fail_without_-- > 0) return absl::UnavailableError("no sockets left at all");
     attached_ = vdpa != nullptr;
+    connected_ = true;
     return std::shared_ptr<void>(nullptr, [this](void*) {
+      connected_ = false;
+      if (slow_end_) absl::SleepFor(absl::Milliseconds(1100));
       calls_.push_back("end");
       guest_->OnDestroyDevice();
     });
@@ -82,6 +89,8 @@ class VdpaPathTest : public testing::Test {
   std::shared_ptr<VdpaDevice> device_;
   std::vector<std::string> calls_;  // the worker's while the link is reconnecting
   bool attached_ = false, fail_with_device_ = false;
+  std::atomic<bool> connected_{false}, slow_end_{false};
+  std::atomic<int> fail_without_{0};
   std::shared_ptr<GuestEndpoint> guest_ = std::make_shared<GuestEndpoint>(
       "vm1", uint16_t{1}, nullptr, GuestEndpoint::Hooks{[this] { changed_ = true; }, [] {}});
   GuestLink link_{io_, guest_, [this](rte_vdpa_device* vdpa) { return Connect(vdpa); }};
@@ -153,6 +162,34 @@ TEST_F(VdpaPathTest, LibrteVhostThatDoesNotAttachGoesBack) {
   ASSERT_TRUE(RunUntil([&] { return started_.has_value(); }));
   EXPECT_THAT(std::string(started_->message()), HasSubstr("no sockets left"));
   EXPECT_TRUE(guest_->running());
+}
+
+TEST_F(VdpaPathTest, ASocketThatCannotBeHadAtAllIsTriedAgain) {
+  fail_with_device_ = true;
+  fail_without_ = 4;  // behind the device, instead of it, and two times by itself
+  Start();
+  ASSERT_TRUE(RunTo(State::kAwaitingRelay));
+  EXPECT_FALSE(connected_);
+  ASSERT_TRUE(RunUntil([&] { return connected_.load(); }));
+  GuestComes();
+  ASSERT_TRUE(RunUntil([&] { return started_.has_value() && path_->idle(); }));
+  EXPECT_FALSE(started_->ok());
+  EXPECT_TRUE(guest_->running());
+  EXPECT_LE(fail_without_, 0);
+}
+
+TEST_F(VdpaPathTest, ADriverThatTakesLongToEndItsWorkIsNamedInTheLog) {
+  Serve();
+  std::ostringstream log;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  slow_end_ = true;
+  path_->Stop([this](const absl::Status& status) { stopped_ = status; });
+  ASSERT_TRUE(RunTo(State::kAwaitingRelay));
+  slow_end_ = false;
+  spdlog::set_default_logger(before);
+  EXPECT_THAT(log.str(), HasSubstr("vdpa 0000:3b:02.1: its driver took 1.1"));
 }
 
 TEST_F(VdpaPathTest, AGuestThatGoesWhileItIsAwaitedAndComesAgainIsServed) {

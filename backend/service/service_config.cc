@@ -63,10 +63,13 @@ void Service::Drop(const std::string& name) {
       std::find_if(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().name == name; });
   if (found == ports_.end()) return;
   (*found)->Forget();
-  const std::unique_ptr<everport::Port> gone = std::move(*found);  // whom it tells of its end may look at the others
+  std::unique_ptr<everport::Port> gone = std::move(*found);  // whom it tells of its end may look at the others
   ports_.erase(found);
   api_ports_.erase(name);
   PeersChanged(name);
+  // Before the keeper closes the connection: librte_vhost's event thread would then connect anew, and its reconnecting
+  // thread use the socket's record after rte_vhost_driver_unregister has freed it (seen in DPDK 22.11).
+  gone.reset();
   if (keeper_ && keeper_->connected()) {
     keeper_->Send(RemoveRequest{name}, [this, name](absl::StatusOr<KeeperClient::Answer> answer) {
       if (!answer.ok()) events_.Add(name, "keeper", std::string(answer.status().message()), true);

@@ -155,6 +155,12 @@ absl::Status Stack::Post(const std::string& target, const std::string& body) con
   return answer->status / 100 == 2 ? absl::OkStatus() : absl::FailedPreconditionError(answer->body);
 }
 
+absl::Status Stack::Delete(const std::string& target) const {
+  absl::StatusOr<Answer> answer = Ask("DELETE", target, "");
+  if (!answer.ok()) return answer.status();
+  return answer->status / 100 == 2 ? absl::OkStatus() : absl::FailedPreconditionError(answer->body);
+}
+
 int64_t Stack::PortNumber(const std::string& port, const std::string& key) const {
   auto value = Get(absl::StrCat("/v1/ports/", port));
   if (!value.ok() || !value->is_object()) return -1;

@@ -68,6 +68,7 @@ class Stack {
   absl::StatusOr<std::string> GetText(const std::string& target) const;
   // POST a JSON body; the answer's body is an error's message if it is refused.
   absl::Status Post(const std::string& target, const std::string& body) const;
+  absl::Status Delete(const std::string& target) const;
   // One counter or word of GET /v1/ports/{name}; -1 when the API does not answer.
   int64_t PortNumber(const std::string& port, const std::string& key) const;
   std::string PortState(const std::string& port) const;

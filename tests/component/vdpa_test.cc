@@ -170,6 +170,45 @@ class VdpaTest : public testing::Test {
   std::atomic<uint64_t> arrived_{0};
 };
 
+// A switch to or from the device takes the session up anew in another thread: the port may be removed at any point of
+// that, and the device must be free for the next one.
+TEST_F(VdpaTest, APortRemovedInTheMiddleOfASwitchLeavesTheOthersAndItsDeviceToTheNext) {
+  constexpr int kRounds = 24;
+  stack_.AddPort({.name = "other", .uplink_kind = "tap", .uplink_device = "vdtap2"});
+  ASSERT_OK(stack_.Start());
+  const auto other = Connect("other");
+  ASSERT_TRUE(other);
+  ASSERT_TRUE(WaitUntil([&] { return stack_.PortState("other") == "running"; })) << stack_.Logs();
+  int switched = 0, cut_off = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    vm_.reset();  // it would be found again at its socket
+    const unsigned from = round % 2 == 0 ? kDevice : kTap;
+    const std::string uplinks[] = {R"({"kind":"vdpa","device":"fake-vdpa0"})", R"({"kind":"tap","device":"vdtap"})"};
+    ASSERT_OK(stack_.Post("/v1/ports", absl::StrCat(R"({"name":"vm","socket":")", stack_.Socket("vm"),
+                                                    R"(","uplink":[)", uplinks[0], ",", uplinks[1], "]}")));
+    vm_ = Connect("vm");
+    ASSERT_TRUE(vm_);
+    // Until it is there, another switch is under way.
+    ASSERT_TRUE(WaitUntil([&] { return Switch(from).ok() && On(from); })) << round << View() << stack_.Logs();
+    absl::Status answer;
+    std::thread switching([&] { answer = Switch(from == kDevice ? kTap : kDevice); });
+    absl::SleepFor(absl::Milliseconds(2 * (round / 2)));  // at another point of it each time
+    const absl::Status removed = stack_.Delete("/v1/ports/vm");
+    switching.join();
+    ASSERT_TRUE(removed.ok()) << removed << stack_.Logs();
+    answer.ok() ? ++switched : ++cut_off;
+    EXPECT_TRUE(answer.ok() || answer.message().find("port vm: ") != std::string::npos) << answer;
+    ASSERT_TRUE(stack_.daemon().running()) << stack_.Logs();
+    ASSERT_TRUE(WaitUntil([&] { return CallsOf("closed") == CallsOf("configured"); })) << Calls() << stack_.Logs();
+  }
+  std::printf("%d switches were through before the port went, %d were not\n", switched, cut_off);
+  EXPECT_GT(cut_off, 0) << "none was cut off in the middle";
+  EXPECT_EQ(stack_.PortState("other"), "running");
+  EXPECT_EQ(stack_.PortNumber("other", "sessions"), 1);
+  EXPECT_FALSE(other->socket().closed());
+  if (HasFailure()) std::printf("%s\n", stack_.Logs().c_str());
+}
+
 TEST_F(VdpaTest, TheGuestMovesBetweenDeviceAndTapAndLosesNothing) {
   constexpr unsigned kSwitches = 100;
   StartWith("fake-vdpa0");

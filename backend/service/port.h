@@ -61,6 +61,8 @@ class Port {
   // New uplinks, MAC and so on; what concerns the session (DiffPorts) must be the same. A guest whose uplink is not
   // among them is moved off it first, if another works, which may take until after the call.
   void SetConfig(const PortConfig& config);
+  // It has not taken that over yet.
+  bool config_due() const { return config_due_; }
   // The port named has come or gone: a wire to it is opened anew.
   void OnPeerChanged(const std::string& peer);
   void OnNetdev(const std::string& name, unsigned index, bool running);

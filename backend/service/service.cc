@@ -200,6 +200,9 @@ void Service::AttachFromKeeper(everport::Port& port, absl::StatusOr<KeeperClient
 void Service::ReleaseHold() {
   for (const std::string& name : std::exchange(reattached_, {})) PeersChanged(name);
   environment_->hold = false;
+  for (const auto& port : ports_) {  // another may have been given a device of theirs
+    if (port->config_due()) port->Reconcile();
+  }
   for (const auto& port : ports_) port->Reconcile();
 }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "backend/config/claim.h"
 #include "migration/feature_contract.h"
 
 namespace everport {
@@ -47,17 +48,6 @@ std::string VdevFault(absl::string_view vdev) {
                       "a letter");
 }
 
-// As the kernel writes it, and DPDK after it: "0000:3b:02.1".
-bool ValidPciAddress(absl::string_view address) {
-  const std::vector<absl::string_view> parts = absl::StrSplit(address, absl::ByAnyChar(":."));
-  const auto hex = [](absl::string_view part, size_t shortest, size_t longest) {
-    return part.size() >= shortest && part.size() <= longest &&
-           std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isxdigit(c); });
-  };
-  return parts.size() == 4 && hex(parts[0], 4, 8) && hex(parts[1], 2, 2) && hex(parts[2], 2, 2) && parts[2][0] <= '1' &&
-         hex(parts[3], 1, 1) && parts[3][0] <= '7' && address.find('.') > address.rfind(':');
-}
-
 std::string PciFault(absl::string_view address) {
   if (address.empty()) return "no PCI device is named; give a VF's address, for example 0000:3b:02.1";
   if (ValidPciAddress(address)) return "";
@@ -66,7 +56,7 @@ std::string PciFault(absl::string_view address) {
 
 std::string NodeFault(absl::string_view path) {
   if (path.empty()) return "no device is named; give its node, for example /dev/vhost-vdpa-0";
-  if (absl::StartsWith(path, "/dev/")) return "";
+  if (absl::StartsWith(path, "/dev/") && absl::StartsWith(NormalNode(std::string(path)), "/dev/")) return "";
   return absl::StrCat(Quote(path),
                       " is not a device node; write it as /dev/vhost-vdpa-0 (`vdpa dev show` lists devices)");
 }
@@ -188,6 +178,16 @@ bool ValidName(absl::string_view name) {
   if (name.empty() || name.size() > 63 || !absl::ascii_isalnum(name[0])) return false;
   return std::all_of(name.begin(), name.end(),
                      [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-'; });
+}
+
+bool ValidPciAddress(absl::string_view address) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(address, absl::ByAnyChar(":."));
+  const auto hex = [](absl::string_view part, size_t shortest, size_t longest) {
+    return part.size() >= shortest && part.size() <= longest &&
+           std::all_of(part.begin(), part.end(), [](char c) { return absl::ascii_isxdigit(c); });
+  };
+  return parts.size() == 4 && hex(parts[0], 4, 8) && hex(parts[1], 2, 2) && hex(parts[2], 2, 2) && parts[2][0] <= '1' &&
+         hex(parts[3], 1, 1) && parts[3][0] <= '7' && address.find('.') > address.rfind(':');
 }
 
 std::string SocketPathFault(absl::string_view path) {

@@ -62,6 +62,8 @@ std::string Quote(absl::string_view text);
 bool ValidName(absl::string_view name);
 inline constexpr absl::string_view kNameMend =
     "use 1 to 63 letters, digits, '_', '.' and '-', beginning with a letter or digit";
+// As the kernel writes it, and DPDK after it: "0000:3b:02.1".
+bool ValidPciAddress(absl::string_view address);
 // Empty if `path` will do as a unix socket's; else "cause; mend".
 std::string SocketPathFault(absl::string_view path);
 // "0 is out of range; use 1 to 16"

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "backend/config/check.h"
+#include "backend/config/claim.h"
 
 namespace everport {
 namespace config {
@@ -62,53 +64,37 @@ Faults FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& ref
   return faults;
 }
 
-// What an uplink takes for itself alone; empty for a wire.
-std::string Resource(const UplinkConfig& uplink) {
-  switch (uplink.kind) {
-    case UplinkKind::kTap:
-    case UplinkKind::kAfPacket:
-    case UplinkKind::kAfXdp:
-    case UplinkKind::kVirtioUser:
-      return absl::StrCat("network interface ", Quote(uplink.device));
-    case UplinkKind::kVdev:  // DPDK knows a device by the name before the first comma
-      return absl::StrCat("vdev ", Quote(uplink.device.substr(0, uplink.device.find(','))));
-    case UplinkKind::kPort:
-      return "";
-    case UplinkKind::kVdpa:  // the same device as a VF is by another driver
-      return absl::StrCat("device ", Quote(uplink.device.substr(0, uplink.device.find(','))));
-    case UplinkKind::kVf:
-    case UplinkKind::kVhostVdpa:
-      return absl::StrCat("device ", Quote(uplink.device));
-  }
-  return "";
-}
-
 // One port may list an interface under two kinds (af_xdp, and af_packet should that fail): one is open at a time.
-bool MayShare(const std::vector<PortConfig>& ports, const Taken::Place& first, size_t port,
-              const UplinkConfig& uplink) {
-  const bool sharable = uplink.kind == UplinkKind::kAfPacket || uplink.kind == UplinkKind::kAfXdp;
-  if (first.port != port || !sharable) return false;
-  const auto& uplinks = ports[port].uplinks;
-  return std::none_of(uplinks.begin(), uplinks.end(), [&](const UplinkConfig& other) {
-    const bool makes_it = other.kind == UplinkKind::kTap || other.kind == UplinkKind::kVirtioUser;
-    return makes_it && other.device == uplink.device;
-  });
+struct Taker {
+  size_t port, uplink;
+  bool listens;
+};
+
+std::string TakenText(const Claim& claim, const Taker& first, size_t port, const Refer& refer) {
+  if (first.port == port) {
+    return absl::StrCat(claim.object, " is already used by uplink[", first.uplink,
+                        "] of the same port; an uplink is listed once: remove one, or name another device");
+  }
+  return absl::StrCat(claim.object, " is already used by ",
+                      refer(first.port, absl::StrCat("uplink[", first.uplink, "].device")),
+                      "; an uplink belongs to one port: name another device");
 }
 
 Faults FindSharedDevice(const std::vector<PortConfig>& ports, const Refer& refer) {
   Faults faults;
-  Taken devices;
+  std::unordered_map<std::string, Taker> takers;  // by what is claimed
   for (size_t i = 0; i < ports.size(); ++i) {
     for (size_t u = 0; u < ports[i].uplinks.size(); ++u) {
-      const UplinkConfig& uplink = ports[i].uplinks[u];
-      const std::string resource = Resource(uplink);
-      const std::string key = absl::StrCat("uplink[", u, "].device");
-      if (resource.empty()) continue;
-      const auto* first = devices.Claim(resource, i, key);
-      if (!first || MayShare(ports, *first, i, uplink)) continue;
-      faults.push_back(Breach(i, key,
-                              absl::StrCat(resource, " is already used by ", refer(first->port, first->key),
-                                           "; an uplink belongs to one port: name another device")));
+      bool told = false;  // one fault for each uplink
+      for (const Claim& claim : ClaimsOf(ports[i].uplinks[u])) {
+        const auto [first, fresh] = takers.try_emplace(claim.object, Taker{i, u, claim.listens});
+        const bool own = first->second.port == i && first->second.uplink == u;
+        if (fresh || own || (first->second.port == i && first->second.listens && claim.listens)) continue;
+        if (!std::exchange(told, true)) {
+          faults.push_back(
+              Breach(i, absl::StrCat("uplink[", u, "].device"), TakenText(claim, first->second, i, refer)));
+        }
+      }
     }
   }
   return faults;

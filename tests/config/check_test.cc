@@ -230,12 +230,83 @@ TEST(CheckPorts, DeviceUsedTwice) {
               StartsWith("port vm2: uplink[0].device: device \"0000:3b:02.1\" is already used by port vm1; "));
 }
 
+struct Disguise {
+  UplinkConfig plain;
+  UplinkConfig other;
+  const char* object;
+};
+
+TEST(CheckPorts, OneThingHoweverItIsWritten) {
+  const auto vdev = [](const char* text) { return UplinkConfig{UplinkKind::kVdev, text, ""}; };
+  const UplinkConfig tap{UplinkKind::kTap, "ep-two", ""}, vf{UplinkKind::kVf, "0000:3b:02.1", ""},
+      node{UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""};
+  const char* const interface = "network interface \"ep-two\"";
+  const char* const device = "device \"0000:3b:02.1\"";
+  const char* const vdpa = "device \"/dev/vhost-vdpa-0\"";
+  const Disguise disguises[] = {
+      {tap, vdev("net_tap6,iface=ep-two"), interface},
+      {tap, vdev("net_tap6,mac=fixed,remote=ep-two"), interface},
+      {tap, vdev("net_af_packet0,qpairs=1,iface=ep-two"), interface},
+      {tap, vdev("net_af_xdp0,iface=ep-two,start_queue=0"), interface},
+      {tap, vdev("net_virtio_user0,path=/dev/vhost-net,iface=ep-two"), interface},
+      {tap, vdev("net_pcap0,rx_iface=ep-two"), interface},
+      {vdev("net_tap5,iface=ep-two"), vdev("net_tap6,iface=ep-two"), interface},
+      {vf, {UplinkKind::kVdpa, "0000:3B:02.1,vdpa=1", ""}, device},
+      {vf, {UplinkKind::kVdpa, "3b:02.1", ""}, device},
+      {vf, {UplinkKind::kVdpa, "pci:00000000:3b:02.1", ""}, device},
+      {vf, vdev("net_bonding0,mode=1,slave=0000:3b:02.1"), device},
+      {vf, vdev("net_failsafe0,dev(3b:02.1),dev(net_tap0)"), device},
+      {node, {UplinkKind::kVhostVdpa, "/dev/../dev/./vhost-vdpa-0", ""}, vdpa},
+      {node, {UplinkKind::kVhostVdpa, "/dev//vhost-vdpa-0", ""}, vdpa},
+      {node, vdev("net_virtio_user1,path=/dev/vhost-vdpa-0"), vdpa},
+  };
+  for (const auto& [plain, other, object] : disguises) {
+    EXPECT_THAT(SetFault({Port("vm1", {plain}), Port("vm2", {other})}),
+                StartsWith(absl::StrCat("port vm2: uplink[0].device: ", object, " is already used by port vm1; ")))
+        << other.device;
+    EXPECT_THAT(SetFault({Port("vm1", {other}), Port("vm2", {plain})}), HasSubstr(" is already used by port vm1; "))
+        << other.device;
+    EXPECT_THAT(SetFault({Port("vm1", {plain, other})}), HasSubstr(" is already used by uplink[0] of the same port; "))
+        << other.device;
+  }
+}
+
+TEST(CheckPorts, WhatVdevsMayShare) {
+  const auto vdev = [](const char* text) { return UplinkConfig{UplinkKind::kVdev, text, ""}; };
+  EXPECT_EQ(SetFault({Port("vm1", {vdev("net_memif0,socket=/run/m.sock,role=server,id=0")}),
+                      Port("vm2", {vdev("net_memif1,socket=/run/m.sock,role=server,id=1")})}),
+            "");
+  EXPECT_EQ(SetFault({Port("vm1", {vdev("net_virtio_user0,path=/dev/vhost-net,iface=a")}),
+                      Port("vm2", {vdev("net_virtio_user1,path=/dev/vhost-net,iface=b")})}),
+            "");
+  EXPECT_EQ(SetFault({Port("vm1", {vdev("net_tap0")}), Port("vm2", {vdev("net_tap1,mac=02:00:00:3b:02.1")})}), "");
+  EXPECT_EQ(SetFault({Port("vm1", {vdev("net_pcap0,rx_iface=a,tx_iface=a")})}), "") << "both ends of its own";
+}
+
+TEST(UplinkKind, AnUplinkIsNamedOnceInWhatIsSaidOfIt) {
+  EXPECT_EQ(UplinkAside("vf", "0000:3b:02.1", "no such device"), " (vf 0000:3b:02.1)");
+  EXPECT_EQ(UplinkAside("vf", "0000:3b:02.1", "PCI device 0000:3b:02.1 does not exist"), " (vf)");
+  EXPECT_EQ(UplinkAside("vf", "0000:3b:02.1", "vf 0000:3b:02.1: in use by another port"), "");
+}
+
+TEST(CheckPort, ANodeOutsideDevIsNone) {
+  EXPECT_EQ(UplinkFault({UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""}), "");
+  for (const char* bad : {"/tmp/vhost-vdpa-0", "/dev/../tmp/vhost-vdpa-0", "vhost-vdpa-0", ""})
+    EXPECT_THAT(UplinkFault({UplinkKind::kVhostVdpa, bad, ""}), StartsWith("port: uplink[0].device: ")) << bad;
+}
+
 TEST(CheckPorts, OnePortMayListANetdevUnderTwoKinds) {
   const UplinkConfig xdp{UplinkKind::kAfXdp, "eth1", ""}, packet{UplinkKind::kAfPacket, "eth1", ""};
   EXPECT_EQ(SetFault({Port("vm1", {xdp, packet})}), "");
   EXPECT_THAT(SetFault({Port("vm1", {xdp}), Port("vm2", {packet})}), HasSubstr("already used by port vm1"));
-  EXPECT_THAT(SetFault({Port("vm1", {{UplinkKind::kTap, "eth1", ""}, packet})}), HasSubstr("already used by port vm1"));
-  EXPECT_THAT(SetFault({Port("vm1", {packet, {UplinkKind::kTap, "eth1", ""}})}), HasSubstr("already used by port vm1"));
+  for (const auto& uplinks : {std::vector<UplinkConfig>{{UplinkKind::kTap, "eth1", ""}, packet},
+                              std::vector<UplinkConfig>{packet, {UplinkKind::kTap, "eth1", ""}}}) {
+    EXPECT_EQ(
+        SetFault({Port("vm1", uplinks)}),
+        "port vm1: uplink[1].device: network interface \"eth1\" is already used by uplink[0] of the same port; an "
+        "uplink is listed once: remove one, or name another device");
+  }
+  EXPECT_EQ(SetFault({Port("vm1", {xdp, {UplinkKind::kVdev, "net_af_packet0,iface=eth1", ""}})}), "");
 }
 
 TEST(CheckPorts, WireIsMutual) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "backend/cli/doctor.h"
+#include "backend/config/claim.h"
 #include "backend/host/pci_device.h"
 #include "backend/host/vhost_vdpa_node.h"
 
@@ -126,6 +127,17 @@ bool DaemonMay(const HostRoot& root, const std::string& node) {
   return !daemon || !st || May(*daemon, *st, 6);
 }
 
+// Whether there is something wrong with VFIO's file.
+bool ExamineVfioGroup(const HostRoot& root, const std::string& object, const PciDevice& device,
+                      std::vector<Finding>& findings) {
+  const std::string group = VfioGroupFile(device);
+  if (group.empty() || DaemonMay(root, group)) return false;
+  findings.push_back({Level::kFail, object,
+                      absl::StrCat("everportd may not open ", group, "; run: chown :everport ", group,
+                                   " && chmod g+rw ", group, ", best by a udev rule")});
+  return true;
+}
+
 void ExamineVf(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
                std::vector<Finding>& findings) {
   const auto device = ReadPciDevice(root.prefix(), uplink.device);
@@ -141,20 +153,22 @@ void ExamineVf(const HostRoot& root, const std::string& object, const UplinkConf
                                      "; everportd binds it to vfio-pci when it opens it")});
   } else if (!driver.ok()) {
     findings.push_back({Level::kFail, object, std::string(driver.message())});
-  } else if (const std::string group = VfioGroupFile(*device); !group.empty() && !DaemonMay(root, group)) {
-    findings.push_back({Level::kFail, object,
-                        absl::StrCat("everportd may not open ", group, "; run: chown :everport ", group,
-                                     " && chmod g+rw ", group, ", best by a udev rule")});
-  } else {
+  } else if (!ExamineVfioGroup(root, object, *device, findings)) {
     findings.push_back(
         {Level::kOk, object, absl::StrCat(device->address, " is a VF of ", device->pf, ", bound to ", device->driver)});
   }
 }
 
-void ExaminePciDevice(const HostRoot& root, const std::string& object, const std::string& address,
-                      std::vector<Finding>& findings) {
+void ExamineVdpa(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+                 std::vector<Finding>& findings) {
+  const std::string address = config::PciAddressOf(uplink);
+  if (address.empty()) return;  // DPDK alone knows
   const auto device = ReadPciDevice(root.prefix(), address);
-  if (!device.ok()) findings.push_back({Level::kFail, object, std::string(device.status().message())});
+  if (const absl::Status fit = device.ok() ? CheckVdpa(*device) : device.status(); !fit.ok()) {
+    findings.push_back({Level::kFail, object, std::string(fit.message())});
+  } else if (!ExamineVfioGroup(root, object, *device, findings)) {
+    findings.push_back({Level::kOk, object, absl::StrCat(address, " is there, bound to ", device->driver)});
+  }
 }
 
 void ExamineVhostVdpa(const HostRoot& root, const std::string& object, const std::string& node,
@@ -173,7 +187,9 @@ void ExamineVhostVdpa(const HostRoot& root, const std::string& object, const std
 
 // Whether the device itself is there: then what is wrong with it is so, whatever the daemon says.
 bool SeenFromHere(const HostRoot& root, const UplinkConfig& uplink) {
-  return root.Exists("/sys/class/net/" + uplink.device) || root.Exists("/sys/bus/pci/devices/" + uplink.device);
+  const std::string address = config::PciAddressOf(uplink);
+  return root.Exists("/sys/class/net/" + uplink.device) ||
+         (!address.empty() && root.Exists("/sys/bus/pci/devices/" + address));
 }
 
 void ExamineUplink(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
@@ -188,7 +204,7 @@ void ExamineUplink(const HostRoot& root, const std::string& object, const Uplink
     case UplinkKind::kVf:
       return ExamineVf(root, object, uplink, findings);
     case UplinkKind::kVdpa:
-      return ExaminePciDevice(root, object, uplink.device, findings);
+      return ExamineVdpa(root, object, uplink, findings);
     case UplinkKind::kVhostVdpa:
       return ExamineVhostVdpa(root, object, uplink.device, findings);
     case UplinkKind::kVdev:

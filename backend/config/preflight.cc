@@ -9,10 +9,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "backend/config/claim.h"
 #include "backend/host/pci_device.h"
 #include "backend/host/vhost_vdpa_node.h"
 #include "numa/topology.h"
@@ -41,11 +43,13 @@ class Inspection {
   }
   void CheckUplink(const std::string& object, const UplinkConfig& uplink);
   void CheckVfUplink(const std::string& object, const UplinkConfig& uplink);
+  void CheckVdpaUplink(const std::string& object, const UplinkConfig& uplink);
   void CheckVhostVdpaUplink(const std::string& object, const std::string& node);
 
   const Config& config_;
   const PreflightHost& host_;
   std::vector<std::string> missing_;
+  std::map<dev_t, std::string> vdpa_nodes_;  // and whose they are
 };
 
 // A folder that the programs make where it is not there yet: then the nearest one above it counts.
@@ -104,10 +108,28 @@ void Inspection::CheckVfUplink(const std::string& object, const UplinkConfig& up
   if (!status.ok()) Miss(object, ": ", std::string(status.message()));
 }
 
+// A device that is on no PCI bus is DPDK's to find.
+void Inspection::CheckVdpaUplink(const std::string& object, const UplinkConfig& uplink) {
+  const std::string address = config::PciAddressOf(uplink);
+  if (address.empty()) return;
+  const auto device = ReadPciDevice(host_.root, address);
+  absl::Status status = device.ok() ? CheckVdpa(*device) : device.status();
+  if (status.ok()) status = CheckVfioAccess(host_.root, *device);
+  if (!status.ok()) Miss(object, ": ", std::string(status.message()));
+}
+
 // What the device can do is only known once it is open, which a running daemon may have done: it tells then.
 void Inspection::CheckVhostVdpaUplink(const std::string& object, const std::string& node) {
   if (const absl::Status status = CheckVhostVdpaNode(host_.root, node); !status.ok())
     return Miss(object, ": ", std::string(status.message()));
+  struct stat st {};
+  if (::stat((host_.root + node).c_str(), &st) == 0) {  // a symbolic link is another name for it
+    const auto [first, fresh] = vdpa_nodes_.try_emplace(st.st_rdev, absl::StrCat(object, " (", node, ")"));
+    if (!fresh) {
+      return Miss(object, ": ", node, " is the device of ", first->second,
+                  "; an uplink belongs to one port: name another device");
+    }
+  }
   if (::faccessat(AT_FDCWD, (host_.root + node).c_str(), R_OK | W_OK, AT_EACCESS) == 0) return;
   Miss(object, ": ", node, " may not be opened (", std::strerror(errno), "); run: chown :everport ", node,
        " && chmod g+rw ", node, ", best by a udev rule");
@@ -141,6 +163,7 @@ void Inspection::CheckUplink(const std::string& object, const UplinkConfig& upli
     case UplinkKind::kVhostVdpa:
       return CheckVhostVdpaUplink(object, uplink.device);
     case UplinkKind::kVdpa:
+      return CheckVdpaUplink(object, uplink);
     case UplinkKind::kVdev:
     case UplinkKind::kPort:
       return;  // DPDK alone knows, or nothing outside the daemon

@@ -2,32 +2,20 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "backend/host/vhost_vdpa_node.h"
 
 namespace everport {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<std::string> NodesBeside(const std::string& path) {
-  std::vector<std::string> nodes;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(fs::path(path).parent_path(), error)) {
-    const std::string name = entry.path().filename();
-    if (absl::StartsWith(name, "vhost-vdpa-")) nodes.push_back(entry.path());
-  }
-  std::sort(nodes.begin(), nodes.end());
-  return nodes;
-}
 
 bool HasOpen(const fs::path& process, const std::string& path) {
   std::error_code error;
@@ -59,7 +47,7 @@ absl::Status ExplainVhostVdpaOpenError(const std::string& path, int error) {
     case ENOENT:
     case ENODEV:
     case ENXIO: {
-      const std::vector<std::string> nodes = NodesBeside(path);
+      const std::vector<std::string> nodes = VhostVdpaNodes("", fs::path(path).parent_path());
       return absl::NotFoundError(absl::StrCat(
           path, error == ENOENT ? " does not exist; there " : " has no device behind it; there ",
           nodes.empty() ? "is no vhost-vdpa device at all: load the driver (modprobe vhost_vdpa) and make one "

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -63,6 +64,28 @@ std::string ReadLine(const fs::path& path) {
 // Base class 06: bridges. The kernel lets them share a group with what lies behind them.
 bool IsBridge(const fs::path& device) {
   return absl::StartsWith(ReadLine(device / "class"), "0x06");
+}
+
+// PCI Code and ID Assignment Specification, 1: the base classes that are likely to be named by mistake.
+std::string_view ClassName(absl::string_view pci_class) {
+  static constexpr std::pair<absl::string_view, std::string_view> kNames[] = {
+      {"0x0600", "host bridge"}, {"0x0604", "PCI bridge"}, {"0x06", "bridge"},
+      {"0x01", "storage"},       {"0x03", "display"},      {"0x04", "multimedia"},
+      {"0x05", "memory"},        {"0x08", "system"},       {"0x0c", "serial bus"}};
+  for (const auto& [prefix, name] : kNames) {
+    if (absl::StartsWith(pci_class, prefix)) return name;
+  }
+  return "other";
+}
+
+// A device that does not tell its class is taken at its word.
+absl::Status CheckIsNetwork(const PciDevice& device) {
+  if (device.pci_class.empty() || absl::StartsWith(device.pci_class, "0x02")) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("PCI device ", device.address, " is not a network device (PCI class ", device.pci_class.substr(0, 6),
+                   ", ", std::string(ClassName(device.pci_class)),
+                   "); name a NIC's VF: `lspci -D -d ::02xx` lists network devices, and ls -l "
+                   "/sys/class/net/PF/device/virtfn* a NIC's VFs"));
 }
 
 int VfIndex(const fs::path& pf, const std::string& address) {
@@ -122,6 +145,7 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
   }
   PciDevice device;
   device.address = address;
+  device.pci_class = ReadLine(folder / "class");
   device.driver = LinkName(folder / "driver");
   device.interface = FirstOf(folder / "net");
   device.pf = LinkName(folder / "physfn");
@@ -142,7 +166,16 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
   return device;
 }
 
+absl::Status CheckVdpa(const PciDevice& device) {
+  if (absl::Status status = CheckIsNetwork(device); !status.ok()) return status;
+  if (device.driver == kVfio || Shared(device.driver)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "PCI device ", device.address, device.driver.empty() ? " is bound to no driver" : " is bound to ", device.driver,
+      ", not to one that DPDK's vDPA drivers use; mlx5 wants mlx5_core, others vfio-pci: ", BindCommands(device)));
+}
+
 absl::Status CheckVf(const PciDevice& device) {
+  if (absl::Status status = CheckIsNetwork(device); !status.ok()) return status;
   if (device.pf.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("PCI device ", device.address, " is not a VF; name one of its VFs (", kDevices, device.address,

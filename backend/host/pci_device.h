@@ -21,6 +21,7 @@ struct PciDevice {
   int iommu_group = -1;                  // -1: there is no IOMMU
   std::vector<std::string> group_mates;  // other devices of the group that are no bridges: "0000:3b:02.2 (igbvf)"
   std::string interface;                 // its own network interface; empty: none
+  std::string pci_class;                 // "0x020000": Ethernet; empty: the kernel does not tell
 };
 
 // NotFound when there is no such device.
@@ -28,6 +29,8 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
 
 // Whether the device can be given to a guest: it is a VF, behind an IOMMU, in a group of its own.
 absl::Status CheckVf(const PciDevice& device);
+// Whether the device can be one of DPDK's vDPA devices: it is for networks, and its driver is one that DPDK works with.
+absl::Status CheckVdpa(const PciDevice& device);
 // Whether its driver is one that DPDK works with.
 absl::Status CheckVfDriver(const PciDevice& device);
 // Whether the PF's network interface has been set down. Never waits: rtnetlink would answer only when a PF that is

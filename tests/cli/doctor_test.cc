@@ -374,10 +374,28 @@ TEST_F(DoctorTest, VhostVdpaDeviceIsMissing) {
   fs::create_directories(Path("/sys/bus/vdpa/drivers/vhost_vdpa"));
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "is missing; run: vdpa dev add")));
   Write("/dev/vhost-vdpa-0", "");
-  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "/dev/vhost-vdpa-0 is no device")));
+  EXPECT_THAT(Examine(facts),
+              Contains(Is(Level::kFail, "port vm1 uplink 0", "/dev/vhost-vdpa-0 is an ordinary file, not a")));
   fs::remove(Path("/dev/vhost-vdpa-0"));
-  fs::create_symlink("/dev/null", Path("/dev/vhost-vdpa-0"));  // a character device at least
+  fs::create_symlink("/dev/null", Path("/dev/vhost-vdpa-0"));  // a character device at least: 1:3
+  fs::create_directories(Path("/sys/dev/char"));
+  fs::create_symlink("../../devices/virtual/mem/null", Path("/sys/dev/char/1:3"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "is the device null, not a vhost-vdpa")));
+  fs::remove(Path("/sys/dev/char/1:3"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "has no device behind it")));
+  fs::create_symlink("../../devices/virtual/vduse0/vhost-vdpa-0", Path("/sys/dev/char/1:3"));
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "/dev/vhost-vdpa-0 is there")));
+}
+
+TEST_F(DoctorTest, VdpaDevicesArgumentsAreNoPartOfItsAddress) {
+  uplink() = {UplinkKind::kVdpa, "0000:3b:02.1,vdpa=1", ""};
+  EXPECT_THAT(Examine(facts),
+              Contains(Is(Level::kFail, "port vm1 uplink 0", "PCI device 0000:3b:02.1 does not exist")));
+  const std::string device = "/sys/bus/pci/devices/0000:3b:02.1/";
+  fs::create_directories(Path(device));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "is bound to no driver")));
+  fs::create_symlink("../../../bus/pci/drivers/mlx5_core", Path(device + "driver"));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "0000:3b:02.1 is there")));
 }
 
 TEST_F(DoctorTest, VirtioUserNeedsVhostNet) {

@@ -3,11 +3,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace everport {
@@ -40,6 +43,17 @@ class PreflightTest : public ::testing::Test {
   void Write(const std::string& path, const std::string& text) {
     fs::create_directories(fs::path(dir.path() + path).parent_path());
     std::ofstream(dir.path() + path) << text;
+  }
+  // A device node that is one of the machine's own here, called `name` in sysfs and of that class there.
+  void Node(const std::string& path, const std::string& real, const std::string& name, const std::string& subsystem) {
+    struct stat st {};
+    ASSERT_EQ(::stat(real.c_str(), &st), 0);
+    fs::create_symlink(real, dir.path() + path);
+    const std::string device = "/sys/devices/virtual/" + name, links = dir.path() + "/sys/dev/char";
+    fs::create_directories(dir.path() + device);
+    fs::create_directories(links);
+    fs::create_symlink("../.." + device.substr(4), absl::StrCat(links, "/", major(st.st_rdev), ":", minor(st.st_rdev)));
+    if (!subsystem.empty()) fs::create_symlink("../../../../class/" + subsystem, dir.path() + device + "/subsystem");
   }
   std::vector<std::string> Missing(PreflightFor program = PreflightFor::kDaemon) {
     return Preflight(config, program, host);
@@ -100,9 +114,54 @@ TEST_F(PreflightTest, AVhostVdpaNodeThatIsMissingOrNone) {
   fs::create_directories(dir.path() + "/sys/bus/vdpa/drivers/vhost_vdpa");
   EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: /dev/vhost-vdpa-0 is missing; run: vdpa dev ")));
   Write("/dev/vhost-vdpa-0", "");
-  EXPECT_THAT(Missing(), ElementsAre("port vm1: uplink 0: /dev/vhost-vdpa-0 is no device; name a /dev/vhost-vdpa-N"));
-  fs::remove(dir.path() + "/dev/vhost-vdpa-0");
-  fs::create_symlink("/dev/null", dir.path() + "/dev/vhost-vdpa-0");  // a character device at least
+  Write("/dev/vhost-vdpa-0", "");
+  EXPECT_THAT(Missing(), ElementsAre("port vm1: uplink 0: /dev/vhost-vdpa-0 is an ordinary file, not a vhost-vdpa "
+                                     "device; name a vhost-vdpa device: there is /dev/vhost-vdpa-0 (`vdpa dev show` "
+                                     "lists what is behind)"));
+}
+
+TEST_F(PreflightTest, AVhostVdpaDeviceAndOnesThatAreNone) {
+  const auto names = [&](const std::string& device) {
+    config.ports[0].uplinks = {{UplinkKind::kVhostVdpa, device, ""}};
+  };
+  Node("/dev/vhost-vdpa-3", "/dev/zero", "vduse/vduse0/vhost-vdpa-3", "");
+  names("/dev/vhost-vdpa-3");
+  EXPECT_THAT(Missing(), IsEmpty());
+  Node("/dev/null", "/dev/null", "mem/null", "mem");
+  names("/dev/null");
+  EXPECT_THAT(Missing(), ElementsAre("port vm1: uplink 0: /dev/null is a device of class mem (null), not a vhost-vdpa "
+                                     "device; name a vhost-vdpa device: there is /dev/vhost-vdpa-3 (`vdpa dev show` "
+                                     "lists what is behind)"));
+  names("/dev/net");
+  EXPECT_THAT(Missing(), ElementsAre(HasSubstr("/dev/net is a folder, not a vhost-vdpa device; name ")));
+  names("/dev/net/tun/x");
+  EXPECT_THAT(Missing(), ElementsAre(HasSubstr("/dev/net/tun/x cannot be looked at (Not a directory); name ")));
+}
+
+// The configuration knows no symbolic links; the host does.
+TEST_F(PreflightTest, OneVhostVdpaDeviceByTwoNames) {
+  Node("/dev/vhost-vdpa-3", "/dev/zero", "vduse/vduse0/vhost-vdpa-3", "");
+  fs::create_symlink("vhost-vdpa-3", dir.path() + "/dev/nic-of-vm2");
+  config.ports[0].uplinks = {{UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-3", ""}};
+  config.ports.push_back(config.ports[0]);
+  config.ports[1].name = "vm2";
+  config.ports[1].uplinks[0].device = "/dev/nic-of-vm2";
+  EXPECT_THAT(Missing(), ElementsAre("port vm2: uplink 0: /dev/nic-of-vm2 is the device of port vm1: uplink 0 "
+                                     "(/dev/vhost-vdpa-3); an uplink belongs to one port: name another device"));
+}
+
+TEST_F(PreflightTest, VdpaDevices) {
+  const auto names = [&](const std::string& device) { config.ports[0].uplinks = {{UplinkKind::kVdpa, device, ""}}; };
+  names("0000:3b:02.1,vdpa=1");
+  EXPECT_THAT(Missing(), ElementsAre(StartsWith("port vm1: uplink 0: PCI device 0000:3b:02.1 does not exist; ")));
+  const std::string device = "/sys/bus/pci/devices/0000:3b:02.1/";
+  Write(device + "class", "0x060000\n");
+  EXPECT_THAT(Missing(), ElementsAre(HasSubstr("is not a network device (PCI class 0x0600, host bridge)")));
+  Write(device + "class", "0x020000\n");
+  EXPECT_THAT(Missing(), ElementsAre(HasSubstr("0000:3b:02.1 is bound to no driver, not to one that DPDK's vDPA")));
+  fs::create_symlink("../../../bus/pci/drivers/mlx5_core", dir.path() + device + "driver");
+  EXPECT_THAT(Missing(), IsEmpty());
+  names("auxiliary:mlx5_core.sf.2");  // DPDK alone knows of those
   EXPECT_THAT(Missing(), IsEmpty());
 }
 

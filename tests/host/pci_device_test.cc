@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr char kPf[] = "0000:01:00.0";
 constexpr char kVf[] = "0000:01:10.1";
@@ -95,6 +96,22 @@ TEST_F(PciDeviceTest, IsReadWithItsPfAndGroup) {
   EXPECT_EQ(vf->vf_index, 1);
   EXPECT_EQ(vf->iommu_group, 13);
   EXPECT_THAT(vf->group_mates, IsEmpty());
+}
+
+TEST_F(PciDeviceTest, WhatIsNoNetworkDeviceIsToldByItsClass) {
+  Device("0000:00:00.0", "", 1, "0x060000");
+  Device("0000:00:02.0", "nvme", 2, "0x010802");
+  for (const auto& [address, what] : {std::pair("0000:00:00.0", "(PCI class 0x0600, host bridge)"),
+                                      std::pair("0000:00:02.0", "(PCI class 0x0108, storage)")}) {
+    const auto device = ReadPciDevice(Root(), address);
+    ASSERT_TRUE(device.ok()) << device.status();
+    for (const absl::Status& status : {CheckVf(*device), CheckVdpa(*device)}) {
+      const std::string said(status.message());
+      EXPECT_THAT(said,
+                  HasSubstr(std::string("PCI device ") + address + " is not a network device " + what + "; name "));
+      EXPECT_THAT(said, Not(HasSubstr("af_xdp")));
+    }
+  }
 }
 
 TEST_F(PciDeviceTest, BoundToVfioItWillDo) {

@@ -92,7 +92,8 @@ def test_a_node_that_does_not_exist(world):
 
 
 def test_a_node_that_is_none(world):
-    expect(world.add("bad", "vhost-vdpa:/dev/null"), "/dev/null is not a vhost-vdpa device", "name a /dev/vhost-vdpa-N")
+    expect(world.add("bad", "vhost-vdpa:/dev/null"), "/dev/null is a device of class mem (null), not a vhost-vdpa device",
+           "name a /dev/vhost-vdpa-N")
 
 
 def test_a_node_that_is_busy(world):

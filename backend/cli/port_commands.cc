@@ -154,8 +154,8 @@ void PrintAdded(std::ostream& out, const value& port) {
     if (kind.empty()) break;  // past the last
     const std::string error = Text(port, (base + "/error").c_str());
     if (error.empty()) continue;
-    absl::StrAppend(&failures, "  uplink ", i, " (", kind, " ", Text(port, (base + "/device").c_str()),
-                    ") does not work: ", error, "\n");
+    const std::string device = Text(port, (base + "/device").c_str());
+    absl::StrAppend(&failures, "  uplink ", i, UplinkAside(kind, device, error), " does not work: ", error, "\n");
   }
   out << "port " << Text(port, "/name") << " added: " << Text(port, "/state") << ", ";
   out << (!path.empty() ? "path " + path : failures.empty() ? "no path yet" : "no path") << "\n" << failures;

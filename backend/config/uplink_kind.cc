@@ -30,4 +30,11 @@ absl::StatusOr<UplinkKind> ParseUplinkKind(std::string_view text) {
       absl::StrCat(config::Quote(config::View(text)), " is not an uplink kind; use one of ", names));
 }
 
+std::string UplinkAside(std::string_view kind, std::string_view device, std::string_view said) {
+  const std::string object = absl::StrCat(config::View(kind), " ", config::View(device));
+  if (said.substr(0, object.size()) == object) return "";
+  if (said.find(device) != std::string_view::npos) return absl::StrCat(" (", config::View(kind), ")");
+  return absl::StrCat(" (", object, ")");
+}
+
 }  // namespace everport

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "backend/base/log.h"
+#include "backend/datapath/bpf_log.h"
 
 namespace everport {
 namespace {
@@ -159,6 +160,7 @@ absl::Status InitEal(const EalOptions& options) {
         absl::StrCat("DPDK: EAL did not start (", rte_strerror(rte_errno), ") with ", absl::StrJoin(args, " "),
                      "; see the dpdk lines above, or set memory = \"ordinary\" if hugepages are the trouble"));
   }
+  RouteBpfLogs();
   return absl::OkStatus();
 }
 

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <mutex>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "backend/base/log.h"
 #include "backend/datapath/eal.h"
@@ -24,6 +26,17 @@ constexpr uint64_t kChecksums =
 constexpr uint16_t kTsoSegments = 40;
 // Some NICs take smaller segments for an attack and stop the VF (i40e, ice: 256 at least, or else).
 constexpr uint16_t kLeastHardwareMss = 256;
+
+// What DPDK has said of a device. Names that we gave it (net_af_packet7) mean nothing to the operator and are others
+// each time, and an error that comes again is known by its text.
+std::string SaidOf(const CaptureDpdkLog& said, const EthdevEndpoint::Options& options, const std::string& name) {
+  if (absl::StrContains(options.device, name)) return said.text();
+  return absl::StrReplaceAll(said.text(), {{name, name.substr(0, name.find_last_not_of("0123456789") + 1)}});
+}
+
+std::string MendOf(const EthdevEndpoint::Options& options) {
+  return options.mend.empty() ? "" : "; " + options.mend;
+}
 
 }  // namespace
 
@@ -46,20 +59,22 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> EthdevEndpoint::Open(const Optio
   CaptureDpdkLog said;
   std::unique_lock plugging(EalHotplugMutex());
   if (rte_eal_hotplug_add(options.bus.c_str(), name.c_str(), args.c_str()) != 0) {
-    return absl::UnavailableError(absl::StrCat(options.device, ": DPDK could not open the device \"", options.devargs,
-                                               "\": ", said.text().empty() ? rte_strerror(rte_errno) : said.text()));
+    const std::string why = SaidOf(said, options, name);
+    return absl::UnavailableError(absl::StrCat(
+        options.device, ": DPDK could not open it: ", why.empty() ? rte_strerror(rte_errno) : why, MendOf(options)));
   }
   uint16_t id = 0;
   if (rte_eth_dev_get_port_by_name(name.c_str(), &id) != 0) {
     rte_eal_hotplug_remove(options.bus.c_str(), name.c_str());
-    return absl::UnavailableError(absl::StrCat(options.device, ": \"", name, "\" is not an Ethernet device; ",
+    return absl::UnavailableError(absl::StrCat(options.device, ": it is not an Ethernet device; ",
                                                options.bus == "pci" ? "name a NIC's" : "use a net_… vdev"));
   }
   plugging.unlock();
   std::unique_ptr<EthdevEndpoint> endpoint(new EthdevEndpoint(options, name, id));
   if (absl::Status status = endpoint->Start(options); !status.ok()) {
-    if (said.text().empty()) return status;
-    return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (", said.text(), ")"));
+    const std::string why = SaidOf(said, options, name), message(status.message());
+    const std::string mend = absl::StrContains(message, "; ") ? "" : MendOf(options);
+    return absl::Status(status.code(), absl::StrCat(message, why.empty() ? "" : absl::StrCat(" (", why, ")"), mend));
   }
   return endpoint;
 }

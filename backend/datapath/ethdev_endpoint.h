@@ -25,6 +25,7 @@ class EthdevEndpoint : public Endpoint {
     std::string device;        // as the operator knows it, for messages: "tap ep-vm1"
     std::string bus = "vdev";  // EAL's: vdev or pci
     std::string devargs;       // of the EAL device to plug in: "net_tap0,iface=ep-vm1", "0000:3b:02.1"
+    std::string mend;          // when DPDK cannot work with it: "use …"
     uint16_t queue_pairs = 1;  // wanted; fewer are used when the device has fewer
     uint16_t mtu = 1500;
     bool promiscuous = true;

@@ -141,8 +141,8 @@ absl::Status JoinBridge(const std::string& name, const std::string& bridge) {
   if (ioctl(fd.get(), SIOCBRADDIF, &request) == 0) return absl::OkStatus();
   switch (errno) {
     case ENODEV:
-      return absl::NotFoundError(
-          absl::StrCat("bridge ", bridge, " does not exist; ip link add ", bridge, " type bridge"));
+      return absl::NotFoundError(absl::StrCat("bridge ", bridge, " does not exist; ip link add ", bridge,
+                                              " type bridge && ip link set ", bridge, " up"));
     case EOPNOTSUPP:
       return absl::InvalidArgumentError(absl::StrCat(bridge, " is not a bridge; name one, or leave bridge out"));
     case EBUSY:

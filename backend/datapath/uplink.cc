@@ -3,8 +3,11 @@
 #include <rte_cycles.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
+#include <sys/socket.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -14,6 +17,7 @@
 #include "backend/datapath/vf.h"
 #include "backend/datapath/vhost_vdpa.h"
 #include "backend/datapath/virtio_user.h"
+#include "backend/host/vhost_vdpa_node.h"
 
 namespace everport {
 namespace {
@@ -37,16 +41,31 @@ struct Device {
   bool own_pool = false;
   uint16_t data_room = 0;    // of its own pool; 0: the usual
   bool follow_link = false;  // else the kernel tells of the network device that it stands on
+  std::string mend = {};
 };
+
+// DPDK only says that it could not.
+absl::Status CheckPacketSockets(const UplinkConfig& config) {
+  const UniqueFd fd(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+  if (fd.valid()) return absl::OkStatus();
+  const int error = errno;
+  return absl::Status(
+      absl::ErrnoToStatusCode(error),
+      absl::StrCat(DescribeUplink(config), ": no packet socket (", std::strerror(error), "); ",
+                   error == EPERM ? "everportd needs CAP_NET_RAW: AmbientCapabilities= in its unit, or root"
+                                  : "see the kernel's log"));
+}
 
 absl::StatusOr<Device> PrepareAfPacket(const PortConfig& port, const UplinkConfig& config) {
   if (absl::Status status = CheckNetdev(config.device); !status.ok()) return status;
+  if (absl::Status status = CheckPacketSockets(config); !status.ok()) return status;
   if (absl::Status status = CheckMtu(config.device, port.mtu); !status.ok()) return status;
   if (absl::Status status = SetUp(config.device); !status.ok()) return status;
   std::string args = absl::StrCat(VdevName("net_af_packet"), ",iface=", config.device, ",qpairs=", port.queue_pairs);
   // A frame and its packet(7) header must fit: 2 KiB by default.
   if (port.mtu > 1900) absl::StrAppend(&args, ",blocksz=", 2 * kJumboFrame, ",framesz=", kJumboFrame, ",framecnt=256");
   Device device{args};
+  device.mend = absl::StrCat("see `ip -d link show ", config.device, "`, or use another interface");
   if (port.mtu > 1900) device.data_room = kJumboFrame + RTE_PKTMBUF_HEADROOM;  // the driver wants one mbuf a frame
   return device;
 }
@@ -54,7 +73,11 @@ absl::StatusOr<Device> PrepareAfPacket(const PortConfig& port, const UplinkConfi
 absl::StatusOr<Device> PrepareAfXdp(const PortConfig&, const UplinkConfig& config) {
   if (absl::Status status = CheckNetdev(config.device); !status.ok()) return status;
   if (absl::Status status = SetUp(config.device); !status.ok()) return status;
-  return Device{absl::StrCat(VdevName("net_af_xdp"), ",iface=", config.device), true, true};
+  Device device{absl::StrCat(VdevName("net_af_xdp"), ",iface=", config.device), true, true};
+  device.mend = absl::StrCat(
+      "it must be an interface whose driver takes XDP programs, with as many queues as the port, and everportd needs "
+      "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF; kind = \"af_packet\" works with any");
+  return device;
 }
 
 absl::StatusOr<Device> PrepareVdev(const UplinkConfig& config) {
@@ -64,6 +87,9 @@ absl::StatusOr<Device> PrepareVdev(const UplinkConfig& config) {
     return absl::AlreadyExistsError(absl::StrCat("vdev ", name, " is in use by another port; give it another number"));
   Device device{config.device};
   device.follow_link = true;
+  device.mend = absl::StrCat(
+      "check the driver's name, its arguments and what they name (DPDK's guide lists both), and "
+      "that DPDK's library of it is installed");
   return device;
 }
 
@@ -150,6 +176,9 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenVirtioUser(const PortConfig& port, c
 }
 
 absl::StatusOr<std::unique_ptr<Uplink>> OpenVhostVdpa(const UplinkConfig& config) {
+  // What opening says of a node that is not there is more.
+  if (absl::Status status = CheckVhostVdpaNode("", config.device); !status.ok() && !absl::IsNotFound(status))
+    return status;
   auto device = VhostVdpaDevice::Open(config.device);
   if (!device.ok()) return device.status();
   auto uplink = std::make_unique<Uplink>();
@@ -177,6 +206,7 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const
   uplink->lease = std::move(*lease);
   auto endpoint = EthdevEndpoint::Open({.device = DescribeUplink(config),
                                         .devargs = device->devargs,
+                                        .mend = device->mend,
                                         .queue_pairs = port.queue_pairs,
                                         .mtu = port.mtu,
                                         .promiscuous = device->promiscuous,

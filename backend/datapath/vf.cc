@@ -90,8 +90,7 @@ absl::StatusOr<PciDevice> PrepareVfDevice(const UplinkConfig& config) {
         absl::StrCat(object, ": in use by another port; a VF belongs to one port: name another"));
   }
   auto device = PrepareVf("", config.device, config.bind, RealKernel());
-  if (!device.ok())
-    return absl::Status(device.status().code(), absl::StrCat(object, ": ", std::string(device.status().message())));
+  if (!device.ok()) return device.status();  // which names it
   if (PfIsSetDown("", *device)) {
     return absl::FailedPreconditionError(absl::StrCat(object, ": its PF ", device->pf_interface,
                                                       " is down; run: ip link set ", device->pf_interface, " up"));
@@ -111,6 +110,8 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> OpenVfEndpoint(const PortConfig&
   auto endpoint = EthdevEndpoint::Open({.device = absl::StrCat("vf ", device.address),
                                         .bus = "pci",
                                         .devargs = device.address,
+                                        .mend = "install DPDK's driver (PMD) of this NIC; `everportctl doctor` looks "
+                                                "at the rest",
                                         .queue_pairs = port.queue_pairs,
                                         .mtu = port.mtu,
                                         .promiscuous = false,

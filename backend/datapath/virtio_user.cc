@@ -47,6 +47,7 @@ absl::StatusOr<std::unique_ptr<EthdevEndpoint>> OpenVirtioUserEndpoint(const Por
       {.device = object,
        .devargs = absl::StrCat(vdev, ",path=", kVhostNet, ",iface=", config.device, ",queues=", port.queue_pairs,
                                ",queue_size=", kVirtioUserDescriptors, ",mac=", FormatMac(host_mac)),
+       .mend = "everportd needs CAP_NET_ADMIN, /dev/net/tun (modprobe tun) and /dev/vhost-net (modprobe vhost_net)",
        .queue_pairs = port.queue_pairs,
        .mtu = port.mtu,
        .promiscuous = false,

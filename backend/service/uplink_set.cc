@@ -272,10 +272,13 @@ bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) 
     } else if (running && OutOfItsBridge(item.config)) {
       changed |= Condition(i, Trouble::kError, absl::Now(),
                            absl::StrCat("it is not in bridge ", item.config.bridge,
-                                        " any more; it is put there again as soon as the bridge is there"));
+                                        " any more, and is put there again as soon as that is there; if it is gone: "
+                                        "ip link add ",
+                                        item.config.bridge, " type bridge && ip link set ", item.config.bridge, " up"));
     } else {
       changed |= Condition(i, running ? Trouble::kNone : Trouble::kLinkDown, absl::Now(),
-                           "the device is down or has no carrier");
+                           absl::StrCat("the device is down or has no carrier; run: ip link set ", name,
+                                        " up, and look after its cable or what is at its other end"));
     }
   }
   return changed;

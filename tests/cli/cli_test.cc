@@ -482,12 +482,14 @@ TEST_F(CliTest, HealthShowsProblemsAndFailsWhenNotReady) {
 }
 
 TEST_F(CliTest, PortAddTellsWhatItsUplinksLack) {
-  daemon.Do([&] { daemon.service().uplink_errors = {"bridge br1 does not exist; make it", "no such device; check"}; });
+  daemon.Do([&] {
+    daemon.service().uplink_errors = {"bridge br1 does not exist; make it", "af_packet eth9: no such device; check"};
+  });
   EXPECT_EQ(
       Run({"port", "add", "vm9", "--socket", "/s", "--uplink", "tap:t9,bridge=br1", "--uplink", "af_packet:eth9"}).out,
       "port vm9 added: waiting, no path\n"
       "  uplink 0 (tap t9) does not work: bridge br1 does not exist; make it\n"
-      "  uplink 1 (af_packet eth9) does not work: no such device; check\n"
+      "  uplink 1 does not work: af_packet eth9: no such device; check\n"
       "  The guest has no network until one works; they are tried again without further ado.\n");
 }
 

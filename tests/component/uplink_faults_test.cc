@@ -67,7 +67,9 @@ TEST_F(UplinkFaultsTest, APortWithDeadUplinksAloneKeepsItsGuestSaysSoAndRecovers
   EXPECT_EQ(stack_.PortState("vm"), "running");
   EXPECT_EQ(Port().at("path").at("reason"), "no uplink works");
   const std::string health = boost::json::serialize(stack_.Get("/v1/health").value_or(nullptr));
-  EXPECT_THAT(health, HasSubstr("port vm: uplink 0: af_packet uf0: the device is down or has no carrier"));
+  EXPECT_THAT(health,
+              HasSubstr("port vm: uplink 0: af_packet uf0: the device is down or has no carrier; run: ip link set "
+                        "uf0 up, and look after its cable"));
   EXPECT_THAT(health, HasSubstr("port vm: uplink 1: network device ug0 does not exist here"));
   const auto dropped = [&] { return Port().at("drops_by_cause").at("no_path").to_number<uint64_t>(); };
   const uint64_t before = dropped();
@@ -101,7 +103,7 @@ TEST_F(UplinkFaultsTest, ATapWhoseBridgeIsTakenAwayIsLeftAndComesBackWithTheBrid
       Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
   Shell("ip link del ufbr");
   ASSERT_TRUE(Until([&] { return Path() == 1; }, "the tap leads nowhere and is left"));
-  EXPECT_THAT(boost::json::serialize(Port().at("uplinks").at(0)), HasSubstr("bridge ufbr"));
+  EXPECT_THAT(boost::json::serialize(Port().at("uplinks").at(0)), HasSubstr("ip link add ufbr type bridge"));
   Shell("ip link add ufbr type bridge && ip link set ufbr up");
   EXPECT_TRUE(Until([&] { return Path() == 0; }, "back on the tap in its bridge"));
   Shell("test -e /sys/class/net/uftap/master && ip link del ufbr");

@@ -3,8 +3,10 @@
 #include "backend/datapath/uplink.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
@@ -13,11 +15,15 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "backend/datapath/eal.h"
 #include "backend/datapath/ethdev_endpoint.h"
@@ -26,7 +32,10 @@
 namespace everport {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 // Fails the test with the command.
 void Shell(const std::string& command) {
@@ -179,7 +188,7 @@ TEST_F(UplinkTest, TapThatCannotBeUsedSaysWhatToDo) {
               HasSubstr("no multi-queue tap; ip link del ep-single"));
   Shell("ip link del ep-single");
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "br-none"})).status().message()),
-              HasSubstr("bridge br-none does not exist; ip link add br-none type bridge"));
+              HasSubstr("bridge br-none does not exist; ip link add br-none type bridge && ip link set br-none up"));
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "lo"})).status().message()),
               HasSubstr("lo is not a bridge"));
   Shell("ip link del ep-nobridge");
@@ -244,8 +253,23 @@ TEST_F(UplinkTest, LinkOfAVdevIsTroubleOnlyWhereItMeansSomething) {
 TEST_F(UplinkTest, VfThatDoesNotExistIsNamed) {
   const auto uplink = Open(Port({.kind = UplinkKind::kVf, .device = "0000:7f:1f.7", .bridge = "", .bind = true}));
   EXPECT_TRUE(absl::IsNotFound(uplink.status()));
-  EXPECT_THAT(std::string(uplink.status().message()),
-              HasSubstr("vf 0000:7f:1f.7: PCI device 0000:7f:1f.7 does not exist; "));
+  EXPECT_THAT(std::string(uplink.status().message()), StartsWith("PCI device 0000:7f:1f.7 does not exist; "));
+}
+
+// Opening some devices does something (/dev/watchdog). A pipe stands for them: its reader hears of a writer that has
+// come and gone.
+TEST_F(UplinkTest, ANodeThatIsNoVhostVdpaDeviceIsNotEvenOpened) {
+  EXPECT_THAT(std::string(Open(Port({UplinkKind::kVhostVdpa, "/dev/null", ""})).status().message()),
+              HasSubstr("/dev/null is a device of class mem (null), not a vhost-vdpa device; name "));
+  const std::string pipe = "/dev/shm/everport-uplink-test-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const UniqueFd reader(open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_TRUE(reader.valid());
+  const auto uplink = Open(Port({UplinkKind::kVhostVdpa, pipe, ""}));
+  pollfd hangup{reader.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&hangup, 1, 0), 0) << "somebody has opened and closed it";
+  unlink(pipe.c_str());
+  EXPECT_THAT(std::string(uplink.status().message()), HasSubstr(pipe + " is a pipe, not a vhost-vdpa device; name "));
 }
 
 TEST_F(UplinkTest, MissingDevicesAreNamedWithTheirCause) {
@@ -254,11 +278,41 @@ TEST_F(UplinkTest, MissingDevicesAreNamedWithTheirCause) {
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kAfXdp, "none0", ""})).status().message()),
               HasSubstr("network device none0 does not exist here"));
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kVdev, "net_pcap0,iface=none0", ""})).status().message()),
-              HasSubstr("Couldn't open interface none0"));
+              AllOf(HasSubstr("Couldn't open interface none0"), HasSubstr("; check the driver's name, its arguments")));
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kVdev, "net_nosuch0", ""})).status().message()),
-              HasSubstr("net_nosuch0"));
+              AllOf(StartsWith("vdev net_nosuch0: DPDK could not open it: "), HasSubstr("; check the driver's name")));
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kPort, "vm2", ""})).status().message()),
               HasSubstr("port vm2 does not exist yet"));
+}
+
+// An error that comes again is known by its text: with a name in it that counts, every try would be an event.
+TEST_F(UplinkTest, AnInterfaceThatTakesNoXdpIsRefusedInTheSameWordsEachTimeAndWithoutALineOnStderr) {
+  testing::internal::CaptureStderr();
+  const std::string first(Open(Port({UplinkKind::kAfXdp, "lo", ""})).status().message());
+  const std::string second(Open(Port({UplinkKind::kAfXdp, "lo", ""})).status().message());
+  const std::string printed = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(first, AllOf(StartsWith("af_xdp lo: "), HasSubstr("; it must be an interface whose driver takes XDP")));
+  EXPECT_EQ(first, second);
+  EXPECT_THAT(printed, AllOf(Not(HasSubstr("libbpf:")), Not(HasSubstr("libxdp:"))));
+}
+
+TEST_F(UplinkTest, WithoutPacketSocketsAfPacketSaysWhatTheDaemonNeeds) {
+  Shell("ip link add veth-a type veth peer name veth-b");
+  std::string first, second;
+  std::thread([&] {  // capabilities are a thread's own
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2]{};
+    ASSERT_EQ(syscall(SYS_capget, &header, data), 0);
+    data[0].effective &= ~(1u << CAP_NET_RAW);
+    ASSERT_EQ(syscall(SYS_capset, &header, data), 0);
+    first = std::string(Open(Port({UplinkKind::kAfPacket, "veth-a", ""})).status().message());
+    second = std::string(Open(Port({UplinkKind::kAfPacket, "veth-a", ""})).status().message());
+  })
+      .join();
+  EXPECT_THAT(first, StartsWith("af_packet veth-a: no packet socket (Operation not permitted); everportd needs "
+                                "CAP_NET_RAW"));
+  EXPECT_EQ(first, second);
+  Shell("ip link del veth-a");
 }
 
 TEST_F(UplinkTest, ManyOpeningsLeaveNoDescriptorsBehind) {

@@ -48,6 +48,10 @@ std::vector<std::string> NodesWithoutHugepages(const HostRoot& root) {
 }
 
 void ExamineHugepages(const DoctorFacts& facts, std::vector<Finding>& findings) {
+  if (facts.daemon && facts.daemon->memory == DaemonConfig::Memory::kOrdinary) {
+    findings.push_back({Level::kOk, "hugepages", "not used: memory = \"ordinary\""});
+    return;
+  }
   const bool demanded = facts.daemon && facts.daemon->memory == DaemonConfig::Memory::kHugepages;
   const Level missing = demanded ? Level::kFail : Level::kWarn;
   const std::string meminfo = facts.root.Read("/proc/meminfo").value_or("");
@@ -59,10 +63,8 @@ void ExamineHugepages(const DoctorFacts& facts, std::vector<Finding>& findings) 
                         "/proc/sys/vm/nr_hugepages, then restart everportd"});
     return;
   }
+  // everportd needs no hugetlbfs (EAL's --in-memory).
   findings.push_back({Level::kOk, "hugepages", absl::StrCat(total, " of ", size_kib / 1024, " MiB, ", free, " free")});
-  if (facts.root.Read("/proc/mounts").value_or("").find(" hugetlbfs ") == std::string::npos) {
-    findings.push_back({missing, "hugepages", "no hugetlbfs is mounted; run: mount -t hugetlbfs nodev /dev/hugepages"});
-  }
   for (const std::string& node : NodesWithoutHugepages(facts.root)) {
     findings.push_back({Level::kWarn, "hugepages",
                         absl::StrCat("none on ", node,
@@ -147,6 +149,7 @@ std::vector<Finding> Examine(const DoctorFacts& facts) {
   for (const DoctorPort& port : facts.ports) {
     ExamineSocket(facts, port, findings);
     ExamineQemu(facts, port, findings);
+    ExaminePath(facts, port, findings);
     ExamineUplinks(facts, port, findings);
   }
   return findings;

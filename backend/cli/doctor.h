@@ -25,6 +25,7 @@ struct Finding {
 struct DoctorPort {
   PortConfig config;
   std::string state;                       // as the daemon says; empty: it was not asked
+  bool has_path = false;                   // as the daemon says
   std::vector<std::string> uplink_errors;  // as the daemon says, by uplink; empty ones are fine
 };
 
@@ -38,7 +39,7 @@ struct DoctorFacts {
   HostRoot root;
   std::string api_error;  // why the daemon could not be asked; empty: health is its answer
   std::optional<DoctorHealth> health;
-  std::optional<DaemonConfig> daemon;  // from --config
+  std::optional<DaemonConfig> daemon;  // from --config, or the running daemon's own
   std::vector<DoctorPort> ports;       // the daemon's, or from --config
   // What `exe --version` prints.
   std::function<absl::StatusOr<std::string>(const std::string& exe)> run_version;
@@ -51,6 +52,7 @@ void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings);
 void ExamineHost(const DoctorFacts& facts, std::vector<Finding>& findings);
 void ExamineSocket(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineQemu(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
+void ExaminePath(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 
 // The QEMU whose chardev has this socket, and that chardev's argument.

@@ -1,8 +1,11 @@
 // `everportctl doctor`: gathers the facts, shows the findings.
 #include <algorithm>
 #include <boost/json/array.hpp>
+#include <cstring>
+#include <filesystem>
 #include <ostream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/doctor.h"
@@ -32,6 +35,7 @@ DoctorPort PortFromView(const value& view) {
   port.config.name = Text(view, "/name");
   port.config.socket = Text(view, "/socket");
   port.state = Text(view, "/state");
+  port.has_path = !PathText(view).empty();
   for (size_t i = 0; view.is_object(); ++i) {
     const std::string base = absl::StrCat("/uplinks/", i);
     const auto kind = ParseUplinkKind(Text(view, (base + "/kind").c_str()));
@@ -66,8 +70,26 @@ absl::Status ReadConfig(const std::string& file, DoctorFacts& facts) {
   auto config = LoadConfig(file);
   if (!config.ok()) return absl::FailedPreconditionError(FirstFault(config.status()));
   facts.daemon = config->daemon;
-  for (PortConfig& port : config->ports) facts.ports.push_back({std::move(port), "", {}});
+  for (PortConfig& port : config->ports)
+    facts.ports.push_back({.config = std::move(port), .state = {}, .uplink_errors = {}});
   return absl::OkStatus();
+}
+
+// What the daemon that answers was started with, as far as that can be read: the API does not tell.
+void FindDaemonsConfig(const Client& client, DoctorFacts& facts) {
+  for (const Process& process : Processes(facts.root)) {
+    if (std::filesystem::path(process.args[0]).filename() != "everportd") continue;
+    std::string file = "/etc/everport/everport.toml";
+    for (size_t i = 1; i < process.args.size(); ++i) {
+      if (process.args[i] == "--config" && i + 1 < process.args.size()) file = process.args[i + 1];
+      if (absl::StartsWith(process.args[i], "--config=")) file = process.args[i].substr(std::strlen("--config="));
+    }
+    if (file.empty() || file[0] != '/') file = absl::StrCat("/proc/", process.pid, "/cwd/", file);
+    const auto config = LoadConfig(facts.root.prefix() + file);
+    if (!config.ok() || config->daemon.run_dir + "/api.sock" != client.http().socket_path()) continue;
+    facts.daemon = config->daemon;
+    return;
+  }
 }
 
 void PrintFindings(const Client& client, const std::vector<Finding>& findings) {
@@ -93,6 +115,7 @@ absl::Status RunDoctor(const Client& client, const DoctorOptions& options) {
     if (absl::Status status = ReadConfig(options.config, facts); !status.ok()) return status;
   }
   AskDaemon(client, facts);
+  if (facts.health && !facts.daemon) FindDaemonsConfig(client, facts);
   const std::vector<Finding> findings = Examine(facts);
   PrintFindings(client, findings);
   const auto failed =

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -192,6 +193,17 @@ bool SeenFromHere(const HostRoot& root, const UplinkConfig& uplink) {
          (!address.empty() && root.Exists("/sys/bus/pci/devices/" + address));
 }
 
+// What everportd says of an uplink comes before what is seen from here since `before`, which may only follow from it;
+// unless that says the same.
+void TellDaemonsError(const std::string& object, const std::string& error, size_t before,
+                      std::vector<Finding>& findings) {
+  const auto first = findings.begin() + static_cast<ptrdiff_t>(before);
+  const bool same = std::any_of(first, findings.end(), [&](const Finding& finding) {
+    return finding.level != Level::kOk && absl::StrContains(error, finding.text);
+  });
+  if (!error.empty() && !same) findings.insert(first, {Level::kWarn, object, absl::StrCat("everportd: ", error)});
+}
+
 void ExamineUplink(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
                    std::vector<Finding>& findings) {
   switch (uplink.kind) {
@@ -250,6 +262,16 @@ void ExamineSocket(const DoctorFacts& facts, const DoctorPort& port, std::vector
   findings.push_back({Level::kOk, object, absl::StrCat("QEMU listens on ", socket)});
 }
 
+void ExaminePath(const DoctorFacts&, const DoctorPort& port, std::vector<Finding>& findings) {
+  const bool guest = port.state == "connected" || port.state == "running";
+  const bool all_failed =
+      !port.uplink_errors.empty() && std::none_of(port.uplink_errors.begin(), port.uplink_errors.end(),
+                                                  [](const std::string& error) { return error.empty(); });
+  if (!guest || port.has_path || !all_failed) return;
+  findings.push_back({Level::kFail, absl::StrCat("port ", port.config.name),
+                      "no uplink works: the guest has no network; mend one of its uplinks, as said of each below"});
+}
+
 void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings) {
   for (size_t i = 0; i < port.config.uplinks.size(); ++i) {
     const UplinkConfig& uplink = port.config.uplinks[i];
@@ -265,11 +287,7 @@ void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vecto
           "works, says everportd, but its device cannot be seen from here; if everportd is in another network "
           "namespace, run doctor in that one"};
     }
-    const bool explained = std::any_of(findings.begin() + static_cast<ptrdiff_t>(before), findings.end(),
-                                       [](const Finding& finding) { return finding.level != Level::kOk; });
-    if (!explained && i < port.uplink_errors.size() && !port.uplink_errors[i].empty()) {
-      findings.push_back({Level::kWarn, object, absl::StrCat("everportd: ", port.uplink_errors[i])});
-    }
+    if (i < port.uplink_errors.size()) TellDaemonsError(object, port.uplink_errors[i], before, findings);
   }
 }
 

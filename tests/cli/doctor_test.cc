@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -149,11 +150,21 @@ TEST_F(DoctorTest, NoHugepages) {
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "hugepages", "nr_hugepages")));
 }
 
-TEST_F(DoctorTest, HugepagesNotMountedOrNotOnANode) {
+TEST_F(DoctorTest, HugepagesThatAreNotWantedAreNotMissed) {
+  facts.daemon = DaemonConfig{};
+  facts.daemon->memory = DaemonConfig::Memory::kOrdinary;
+  Write("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
+  EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
+  Write("/proc/meminfo", "HugePages_Total:       0\n");
+  EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "hugepages", "memory = \"ordinary\"")));
+}
+
+TEST_F(DoctorTest, HugepagesNeedNoMountButShouldBeOnEachNode) {
   Write("/proc/mounts", "none / ext4 rw 0 0\n");
+  EXPECT_THAT(Examine(facts), Each(Field(&Finding::level, Level::kOk)));
   Write("/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
   const auto findings = Examine(facts);
-  EXPECT_THAT(findings, Contains(Is(Level::kWarn, "hugepages", "mount -t hugetlbfs")));
   EXPECT_THAT(findings, Contains(Is(Level::kWarn, "hugepages", "none on node1")));
 }
 
@@ -418,6 +429,51 @@ TEST_F(DoctorTest, AnUplinkThatWorksButIsNotSeenHereIsNoFailure) {
 TEST_F(DoctorTest, WhatTheDaemonSaysOfAnUplinkIsShown) {
   facts.ports[0].uplink_errors = {"uplink 0: busy; free it"};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "port vm1 uplink 0", "everportd: uplink 0: busy; free it")));
+}
+
+std::vector<std::string> TextsOf(const std::vector<Finding>& findings, const std::string& object) {
+  std::vector<std::string> texts;
+  for (const Finding& finding : findings) {
+    if (finding.object == object) texts.push_back(finding.text);
+  }
+  return texts;
+}
+
+// What is seen from here may only follow from it: a tap that the daemon cannot open is put into no bridge.
+TEST_F(DoctorTest, TheDaemonsOwnErrorOfAnUplinkComesFirst) {
+  Interface("ep-vm1", "0x1003");
+  Write("/sys/class/net/ep-vm1/tun_flags", "0x1002\n");
+  facts.ports[0].state = "running";
+  facts.ports[0].uplink_errors = {"tap ep-vm1: a device of that name is there but is no multi-queue tap; ip link del"};
+  EXPECT_THAT(TextsOf(Examine(facts), "port vm1 uplink 0"),
+              ElementsAre(HasSubstr("everportd: tap ep-vm1: a device of that name is there but is no multi-queue tap"),
+                          HasSubstr("bridge br0 is up"), HasSubstr("tap ep-vm1 is in no bridge")));
+}
+
+TEST_F(DoctorTest, WhatTheDaemonAndDoctorSayAlikeIsSaidOnce) {
+  uplink() = {UplinkKind::kVf, "0000:3b:02.1", ""};
+  facts.ports[0].state = "waiting";
+  const std::string missing = TextsOf(Examine(facts), "port vm1 uplink 0").at(0);
+  facts.ports[0].uplink_errors = {missing};
+  EXPECT_THAT(TextsOf(Examine(facts), "port vm1 uplink 0"), ElementsAre(missing));
+}
+
+TEST_F(DoctorTest, AGuestWithoutAPathIsAFailure) {
+  facts.ports[0].config.uplinks.push_back({UplinkKind::kVdev, "net_null0", ""});
+  facts.ports[0].uplink_errors = {"busy; free it", "gone; bring it back"};
+  const auto fails = Contains(Is(Level::kFail, "port vm1", "no uplink works: the guest has no network"));
+  for (const char* state : {"connected", "running"}) {
+    facts.ports[0].state = state;
+    EXPECT_THAT(Examine(facts), fails) << state;
+  }
+  facts.ports[0].has_path = true;  // an uplink that was said to fail serves until another is there
+  EXPECT_THAT(Examine(facts), Not(fails));
+  facts.ports[0].has_path = false;
+  facts.ports[0].uplink_errors[1].clear();
+  EXPECT_THAT(Examine(facts), Not(fails)) << "it is being opened";
+  facts.ports[0].uplink_errors[1] = "gone";
+  facts.ports[0].state = "waiting";
+  EXPECT_THAT(Examine(facts), Not(fails)) << "there is no guest";
 }
 
 // The system's own programs stand for QEMU: what counts is that they print, and whose they are.

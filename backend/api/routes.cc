@@ -4,6 +4,7 @@
 #include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
+#include <climits>
 #include <map>
 #include <optional>
 #include <utility>
@@ -94,8 +95,8 @@ absl::StatusOr<int> ReadIndex(const Call& call) {
   if (!index || fields->size() != 1) {
     return absl::InvalidArgumentError(absl::StrCat(object, "not an object with \"index\" alone", mend));
   }
-  if (!index->is_int64() || index->get_int64() < -1 || index->get_int64() > 255) {
-    return absl::InvalidArgumentError(absl::StrCat(object, "index is not a number from -1 to 255", mend));
+  if (!index->is_int64() || index->get_int64() < -1 || index->get_int64() > INT_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat(object, "index is not a number from -1 on", mend));
   }
   return static_cast<int>(index->get_int64());
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <climits>
 #include <functional>
 #include <ostream>
 
@@ -82,15 +83,19 @@ void AddPortVerbs(CLI::App& app, Options& o) {
                        [&o](const Client& client) { return AddPort(client, o.add); });
   auto* name = add->add_option("NAME", o.add.name, "the port's name");
   auto* socket = add->add_option("--socket", o.add.socket, "path of QEMU's vhost-user socket (server=on)");
-  auto* uplink = add->add_option("--uplink", o.add.uplinks,
-                                 "KIND:DEVICE[,bridge=BRIDGE], vf:ADDRESS[,bind]; repeat it for further choices, best first")
-                     ->allow_extra_args(false);
+  auto* uplink =
+      add->add_option("--uplink", o.add.uplinks,
+                      "KIND:DEVICE[,bridge=BRIDGE], vf:ADDRESS[,bind]; repeat it for further choices, best first")
+          ->allow_extra_args(false);
   auto* mac = add->add_option("--mac", o.add.mac, "MAC address; made from the name if left out");
   auto* pairs = add->add_option("--queue-pairs", o.add.queue_pairs, "1 to 16, as in QEMU's queues=");
   auto* mtu = add->add_option("--mtu", o.add.mtu, "bytes, 68 to 9216");
   auto* contract = add->add_option("--contract", o.add.contract, "feature contract; everport-1 if left out");
+  auto* failback = add->add_option("--failback-delay-ms", o.add.failback_delay_ms,
+                                   "how long a better uplink must have been well to be used again")
+                       ->capture_default_str();
   auto* file = add->add_option("--file", o.add.file, "all of it as JSON, from a file or - (stdin)");
-  for (CLI::Option* option : {name, socket, uplink, mac, pairs, mtu, contract}) file->excludes(option);
+  for (CLI::Option* option : {name, socket, uplink, mac, pairs, mtu, contract, failback}) file->excludes(option);
 
   Verb(*port, o, "remove", "Remove a port; its guest's link goes down.", "everportctl port remove vm1-net0",
        [&o](const Client& client) { return RemovePort(client, o.name); })
@@ -114,8 +119,8 @@ void AddPortVerbs(CLI::App& app, Options& o) {
       ->type_name("N|auto")
       ->check(CLI::Validator(
           [](const std::string& text) {
-            unsigned index = 0;
-            if (text == "auto" || (absl::SimpleAtoi(text, &index) && index <= 255)) return std::string();
+            unsigned index = 0;  // the daemon knows which there are
+            if (text == "auto" || (absl::SimpleAtoi(text, &index) && index <= INT_MAX)) return std::string();
             return absl::StrCat("\"", text, "\" is neither the index of an uplink, counted from 0, nor auto");
           },
           "", "UPLINK-INDEX"));

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "backend/cli/client.h"
+#include "backend/config/config.h"
 
 namespace everport::cli {
 
@@ -25,6 +26,7 @@ struct PortAddOptions {
   std::string name, socket, mac, contract, file;
   std::vector<std::string> uplinks;  // KIND:DEVICE[,bridge=BR][,bind]
   uint32_t queue_pairs = 1, mtu = 1500;
+  uint32_t failback_delay_ms = PortConfig{}.failback_delay_ms;
 };
 absl::Status AddPort(const Client& client, const PortAddOptions& options);
 absl::Status RemovePort(const Client& client, const std::string& name);

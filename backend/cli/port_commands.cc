@@ -56,6 +56,7 @@ absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
 std::string OptionOf(const std::string& key, const PortAddOptions& options) {
   if (key == "name") return "NAME";
   if (key == "queue_pairs") return "--queue-pairs";
+  if (key == "failback_delay_ms") return "--failback-delay-ms";
   size_t index = 0;
   if (std::sscanf(key.c_str(), "uplink[%zu]", &index) == 1 && index < options.uplinks.size()) {
     return absl::StrCat("--uplink ", options.uplinks[index]);
@@ -80,6 +81,7 @@ absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
   }
   port.queue_pairs = static_cast<uint16_t>(options.queue_pairs);
   port.mtu = static_cast<uint16_t>(options.mtu);
+  port.failback_delay_ms = options.failback_delay_ms;
   for (const std::string& text : options.uplinks) {
     auto uplink = ParseUplink(text);
     if (!uplink.ok()) return uplink.status();

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -73,6 +74,11 @@ std::string ValueText(const CLI::ParseError& error) {
     const std::pair<std::string, std::string> parts =
         absl::StrSplit(absl::StripPrefix(words, "Could not convert: "), absl::MaxSplits(" = ", 1));
     return absl::StrCat(parts.first, ": \"", parts.second, "\" is not a number that it takes");
+  }
+  // "--api: At most 1 required but received 2"
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) &&
+      absl::StrContains(absl::AsciiStrToLower(words), ": at most 1 required")) {
+    return absl::StrCat(words.substr(0, words.find(':')), ": is given more than once; give it once");
   }
   // "--mtu: 1 required UINT missing"
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) && absl::EndsWith(words, " missing")) {

@@ -39,6 +39,12 @@ bool HasUplink(const PortConfig& port, const UplinkConfig& uplink) {
                      [&](const UplinkConfig& other) { return SameDevice(other, uplink); });
 }
 
+// "uplink 0 alone", "uplinks 0 and 1", "uplinks 0 to 3"
+std::string UplinkIndices(int count) {
+  if (count <= 1) return "uplink 0 alone";
+  return absl::StrCat("uplinks 0 ", count == 2 ? "and " : "to ", count - 1);
+}
+
 std::string Plain(const absl::Status& status) {
   return std::string(status.message());
 }
@@ -320,8 +326,8 @@ void Port::ChoosePath(int index, Done done) {
   if (choosing_ || config_due_ || path_.switching())
     return done(absl::UnavailableError(absl::StrCat(port, "a switch is under way; try again")));
   if (index >= uplinks_.size()) {
-    return done(absl::OutOfRangeError(
-        absl::StrCat(port, "no uplink ", index, "; it has ", uplinks_.size(), ", counted from 0")));
+    return done(absl::OutOfRangeError(absl::StrCat(port, "no uplink ", index, "; it has ",
+                                                   UplinkIndices(uplinks_.size()), "; name one that there is")));
   }
   if (index >= 0 && !uplinks_.Usable(index)) {
     const UplinkSet::Item& item = uplinks_.at(index);

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <sstream>
@@ -161,9 +163,9 @@ TEST_F(CliTest, PortShowTellsOfAnUplinkThatHasYetToProveItself) {
 }
 
 TEST_F(CliTest, PortIsAddedFromFlags) {
-  const Result result =
-      Run({"port", "add", "vm9", "--socket", "/run/vms/vm9.sock", "--uplink", "vdev:net_null0,size=64", "--uplink",
-           "tap:ep-vm9,bridge=br1", "--mac", "52:54:00:00:00:09", "--queue-pairs", "4", "--mtu", "9000"});
+  const Result result = Run({"port", "add", "vm9", "--socket", "/run/vms/vm9.sock", "--uplink",
+                             "vdev:net_null0,size=64", "--uplink", "tap:ep-vm9,bridge=br1", "--mac",
+                             "52:54:00:00:00:09", "--queue-pairs", "4", "--mtu", "9000", "--failback-delay-ms", "250"});
   EXPECT_EQ(result.err, "");
   EXPECT_EQ(result.out, "port vm9 added: waiting, no path yet\n");
   daemon.Do([&] {
@@ -173,6 +175,7 @@ TEST_F(CliTest, PortIsAddedFromFlags) {
     EXPECT_EQ(port.mac, "52:54:00:00:00:09");
     EXPECT_EQ(port.queue_pairs, 4);
     EXPECT_EQ(port.mtu, 9000);
+    EXPECT_EQ(port.failback_delay_ms, 250u);
     const std::vector<UplinkConfig> uplinks = {{UplinkKind::kVdev, "net_null0,size=64", ""},
                                                {UplinkKind::kTap, "ep-vm9", "br1"}};
     EXPECT_EQ(port.uplinks, uplinks);
@@ -230,7 +233,11 @@ TEST_F(CliTest, PortIsRemoved) {
 
 TEST_F(CliTest, PathSwitches) {
   EXPECT_EQ(Run({"path", "vm1-net0", "0"}).out, "port vm1-net0: path 0 vf:0000:3b:02.1 (relay)\n");
-  EXPECT_EQ(Run({"path", "vm1-net0", "5"}).err, "everportctl: port vm1-net0: no uplink 5\n");
+  for (const char* index : {"2", "255", "256", "70000"}) {  // refused alike, by the one that knows
+    const Result result = Run({"path", "vm1-net0", index});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_EQ(result.err, std::string("everportctl: port vm1-net0: no uplink ") + index + "\n");
+  }
 }
 
 TEST_F(CliTest, EventsEndWhenTheyShallNotFollow) {
@@ -356,6 +363,21 @@ TEST_F(CliTest, DoctorFailsWithFindings) {
   EXPECT_EQ(boost::json::parse(json.out).at(0).at("level"), "OK");
 }
 
+// Without --config it is the running daemon's file that tells what memory it wants.
+TEST_F(CliTest, DoctorKnowsWhatMemoryTheDaemonWasToldToUse) {
+  const auto write = [&](const std::string& path, const std::string& text) {
+    std::filesystem::create_directories((dir.path() + path).substr(0, (dir.path() + path).rfind('/')));
+    std::ofstream(dir.path() + path) << text;
+  };
+  const std::string args("everportd\0--config\0/etc/x.toml\0", 31);
+  write("/proc/7/cmdline", args);
+  write("/etc/x.toml", "[daemon]\nmemory = \"ordinary\"\nrun_dir = \"" + dir.path() + "\"\n");
+  EXPECT_THAT(Run({"doctor", "--root", dir.path()}).out,
+              HasSubstr("OK     hugepages               not used: memory = "));
+  write("/etc/x.toml", "[daemon]\nmemory = \"ordinary\"\nrun_dir = \"/run/another\"\n");
+  EXPECT_THAT(Run({"doctor", "--root", dir.path()}).out, HasSubstr("WARN   hugepages               none: "));
+}
+
 TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
   const std::string config = dir.Write("everport.toml",
                                        "[[port]]\nname = \"p\"\nsocket = \"/run/x/p.sock\"\n"
@@ -418,6 +440,10 @@ TEST_F(CliTest, WrongUsageNamesTheWordAndTheMend) {
   EXPECT_EQ(Run({"path", "vm1", "x"}).err,
             "everportctl: path: UPLINK-INDEX: \"x\" is neither the index of an uplink, counted from 0, nor auto; see "
             "everportctl path --help\n");
+  EXPECT_EQ(Run({"--api", "/a", "--api", "/b", "ports"}).err,
+            "everportctl: ports: --api: is given more than once; give it once; see everportctl ports --help\n");
+  EXPECT_EQ(Run({"port", "add", "vm1", "--mtu", "1500", "--mtu", "1500"}).err,
+            "everportctl: port add: --mtu: is given more than once; give it once; see everportctl port add --help\n");
   EXPECT_EQ(Run({"port", "add", "vm1", "--mtu"}).err,
             "everportctl: port add: --mtu: its value is missing; see everportctl port add --help\n");
 }

@@ -104,7 +104,7 @@ def test_daemon_opens_it_and_gives_it_back():
             assert vf.driver == "vfio-pci"
             assert instance.port("vm1")["path"]["kind"] == "vf"
             (pf.path / "sriov_numvfs").write_text("0")  # returns: it has been let go of
-            wait_error(instance, "vf " + vf.address)
+            wait_error(instance, vf.address)
             wait_until(lambda: instance.port("vm1")["path"]["kind"] == "tap", 10, "the tap takes over")
 
 

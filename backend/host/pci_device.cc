@@ -84,7 +84,7 @@ absl::Status CheckIsNetwork(const PciDevice& device) {
   return absl::FailedPreconditionError(
       absl::StrCat("PCI device ", device.address, " is not a network device (PCI class ", device.pci_class.substr(0, 6),
                    ", ", std::string(ClassName(device.pci_class)),
-                   "); name a NIC's VF: `lspci -D -d ::02xx` lists network devices, and ls -l "
+                   "); name a NIC's VF: `lspci -D | grep -i net` lists such devices, and ls -l "
                    "/sys/class/net/PF/device/virtfn* a NIC's VFs"));
 }
 

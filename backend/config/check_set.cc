@@ -64,7 +64,7 @@ Faults FindSharedIdentity(const std::vector<PortConfig>& ports, const Refer& ref
   return faults;
 }
 
-// One port may list an interface under two kinds (af_xdp, and af_packet should that fail): one is open at a time.
+// The uplink that claimed something first.
 struct Taker {
   size_t port, uplink;
   bool listens;

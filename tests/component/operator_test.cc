@@ -101,7 +101,8 @@ TEST_F(OperatorTest, PortAddWithoutAKeeperTellsTheSame) {
   stack_.WriteConfig();
   ASSERT_OK(stack_.StartDaemon());
   const Said said = Ctl(absl::StrCat("port add vm --socket ", stack_.Socket("vm"), " --uplink af_packet:", kNone));
-  EXPECT_THAT(said.text, HasSubstr("uplink 0 (af_packet) does not work: network device ep-none0 does")) << stack_.Logs();
+  EXPECT_THAT(said.text, HasSubstr("uplink 0 (af_packet) does not work: network device ep-none0 does"))
+      << stack_.Logs();
 }
 
 TEST_F(OperatorTest, ASecondDaemonIsToldWhoTheFirstIs) {

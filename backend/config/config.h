@@ -26,8 +26,8 @@ struct UplinkConfig {
   bool operator==(const UplinkConfig&) const = default;
 };
 
-// What to put behind an uplink's index where something is said of it, so that it is named once: " (tap ep-vm1)", or less
-// if what is said names the device (" (vf)") or begins with all that ("").
+// What to put behind an uplink's index where something is said of it, so that it is named once: " (tap ep-vm1)", or
+// less if what is said names the device (" (vf)") or begins with all that ("").
 std::string UplinkAside(std::string_view kind, std::string_view device, std::string_view said);
 
 struct PortConfig {

@@ -14,6 +14,7 @@
 #include <rte_mbuf.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -24,6 +25,7 @@
 #include <filesystem>
 #include <fstream>
 #include <thread>
+#include <vector>
 
 #include "backend/datapath/eal.h"
 #include "backend/datapath/ethdev_endpoint.h"
@@ -294,6 +296,26 @@ TEST_F(UplinkTest, AnInterfaceThatTakesNoXdpIsRefusedInTheSameWordsEachTimeAndWi
   EXPECT_THAT(first, AllOf(StartsWith("af_xdp lo: "), HasSubstr("; it must be an interface whose driver takes XDP")));
   EXPECT_EQ(first, second);
   EXPECT_THAT(printed, AllOf(Not(HasSubstr("libbpf:")), Not(HasSubstr("libxdp:"))));
+}
+
+// DPDK's own words have the name in them that we made up: here it finds no descriptor for the second of four sockets.
+TEST_F(UplinkTest, AnErrorThatComesAgainReadsTheSame) {
+  Shell("ip link add veth-a type veth peer name veth-b");
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit few = before;
+  few.rlim_cur = 256;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<UniqueFd> taken;
+  do taken.emplace_back(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  while (taken.back().valid());
+  taken.resize(taken.size() - 3);  // the last is none: two are left
+  const PortConfig port = Port({UplinkKind::kAfPacket, "veth-a", ""}, 1500, 4);
+  const std::string first(Open(port).status().message()), second(Open(port).status().message());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_THAT(first, AllOf(StartsWith("af_packet veth-a: DPDK could not open it: "), HasSubstr("(net_af_packet)")));
+  EXPECT_EQ(first, second);
+  Shell("ip link del veth-a");
 }
 
 TEST_F(UplinkTest, WithoutPacketSocketsAfPacketSaysWhatTheDaemonNeeds) {

@@ -89,7 +89,7 @@ def test_link_pf_and_removal_are_seen():
             print(f"VF removed: told after {told - start:.0f} ms, {text} ms, the write returned after {returned - start:.0f} ms")
             assert closed - told < RELEASE_MS
             assert returned > closed  # the kernel has waited for it, and got it
-            probe.wait("failed vf")
+            probe.wait("failed PCI device")
 
             pf.make_vfs(2)
             probe.wait("opened")

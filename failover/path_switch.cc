@@ -20,6 +20,7 @@ PathSwitch::Action PathSwitch::Begin(std::vector<int> candidates, std::string ca
     current_.from = closed->path;
     current_.cause = std::move(closed->cause);
     current_.orderly = true;
+    current_.replaced = true;
     began_ = closed->when;
   }
   if (active_ < 0) return Next();

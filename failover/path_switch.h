@@ -46,6 +46,7 @@ class PathSwitch {
     absl::Duration gap = absl::ZeroDuration();
     bool recovery = false;  // from is -1 because the last path was lost, and not because the guest has just come
     uint64_t lost = 0;      // frames that the source had taken and, as far as it tells, not sent
+    bool replaced = false;  // the source was closed before (Close): `to` is another path, even under the same number
 
     bool operator==(const Report&) const = default;
   };

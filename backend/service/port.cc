@@ -274,7 +274,8 @@ std::string Port::CauseOfLeaving(int index) const {
 }
 
 void Port::OnSwitched(const PathSwitch::Report& report) {
-  const bool moved = (report.from >= 0 || report.recovery) && report.to >= 0 && report.from != report.to;
+  const bool moved = (report.from >= 0 || report.recovery) && report.to >= 0 &&
+                     (report.from != report.to || report.replaced);
   const bool running = guest_ && guest_->running();
   EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap),
                                report.lost};

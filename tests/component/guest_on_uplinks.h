@@ -111,6 +111,18 @@ class GuestOnUplinks : public testing::Test {
     for (std::string line; std::getline(lines, line);) events.push_back(boost::json::parse(line).as_object());
     return events;
   }
+  // Whether the guest's address is announced by this interface; from now on, so be quick.
+  bool Announced(const std::string& interface) {
+    constexpr uint16_t kRarp = 0x8035;
+    auto end = fakes::PacketFarEnd::Open(interface, kRarp);
+    bool heard = false;
+    return end.ok() && bool{Until(
+                           [&] {
+                             (*end)->Poll([&](std::span<const uint8_t>) { heard = true; });
+                             return heard;
+                           },
+                           "announcements")};
+  }
   // Where in Events() the first is that has this in its message; -1: none.
   int EventWith(const std::string& text) const {
     const std::vector<boost::json::object> events = Events();

@@ -70,10 +70,13 @@ TEST(PathSwitch, APathClosedBeforeAnotherIsThereIsTheSourceOfTheNextSwitch) {
   EXPECT_EQ(machine.active(), -1);
   EXPECT_EQ(machine.Begin({0}, "first choice", true, At(400)), (Action{Kind::kStart, 0, true}));
   machine.Started(At(500));
-  EXPECT_EQ(
-      machine.report(),
-      (PathSwitch::Report{
-          .from = 1, .to = 0, .cause = "changed", .refused = "", .orderly = true, .gap = absl::Microseconds(400)}));
+  EXPECT_EQ(machine.report(), (PathSwitch::Report{.from = 1,
+                                                  .to = 0,
+                                                  .cause = "changed",
+                                                  .refused = "",
+                                                  .orderly = true,
+                                                  .gap = absl::Microseconds(400),
+                                                  .replaced = true}));
   EXPECT_FALSE(machine.closed());
 }
 

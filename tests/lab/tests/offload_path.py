@@ -61,8 +61,18 @@ class World:
 
     def switch(self, index):
         """By hand; returns when there is traffic."""
-        self.everport.post("/v1/ports/vm/path", index=index)
+        wait_until(lambda: self.choose(index), 20, f"uplink {index} can be chosen")
         self.wait_traffic(index)
+
+    def choose(self, index):
+        """False: the port is on its way elsewhere just now."""
+        try:
+            self.everport.post("/v1/ports/vm/path", index=index)
+        except RuntimeError as refused:
+            if "a switch is under way" in str(refused):
+                return False
+            raise
+        return True
 
     def events(self):
         return self.everport.ctl_text("events", "--no-follow").stdout

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "backend/config/claim.h"
 #include "migration/feature_contract.h"
 
@@ -34,6 +35,26 @@ std::string InterfaceFault(absl::string_view name) {
                       "and ':'");
 }
 
+// Of another process's socket: the driver waits for the process while it is probed, for ever if it listens, and with it
+// every device of the daemon's. Also as a part of another vdev (net_failsafe0,dev(net_virtio_user0,…)).
+std::string WaitingVdevFault(absl::string_view vdev) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(vdev, absl::ByAnyChar(",()[]"));
+  const auto is_virtio_user = [](absl::string_view part) {
+    return absl::StartsWith(part, "net_virtio_user") || absl::StartsWith(part, "virtio_user");
+  };
+  if (std::none_of(parts.begin(), parts.end(), is_virtio_user)) return "";
+  for (absl::string_view part : parts) {
+    const bool is_path = absl::ConsumePrefix(&part, "path=");
+    if (is_path && (part == "/dev/vhost-net" || absl::StartsWith(part, "/dev/vhost-vdpa"))) continue;
+    if (!is_path && (!absl::StartsWith(part, "server=") || part == "server=0")) continue;
+    return absl::StrCat(Quote(vdev),
+                        ": DPDK waits for the process at a vhost-user socket, and all other devices would with it; for "
+                        "vhost-net use the kind virtio-user, to reach another process a tap or net_memif0,role=server, "
+                        "to reach another guest the kind port");
+  }
+  return "";
+}
+
 std::string VdevFault(absl::string_view vdev) {
   if (vdev.empty()) return "no vdev is given; give a DPDK vdev string, for example net_null0 or net_memif0,role=server";
   if (!std::all_of(vdev.begin(), vdev.end(), [](char c) { return absl::ascii_isprint(c); })) {
@@ -42,7 +63,7 @@ std::string VdevFault(absl::string_view vdev) {
   const absl::string_view name = vdev.substr(0, vdev.find(','));
   const bool valid = !name.empty() && absl::ascii_isalpha(name[0]) &&
                      std::all_of(name.begin(), name.end(), [](char c) { return absl::ascii_isgraph(c); });
-  if (valid) return "";
+  if (valid) return WaitingVdevFault(vdev);
   return absl::StrCat(Quote(vdev),
                       " is not a DPDK vdev string; write NAME or NAME,KEY=VALUE,…, NAME beginning with "
                       "a letter");

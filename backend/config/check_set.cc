@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backend/config/check.h"
 #include "backend/config/claim.h"
@@ -121,10 +122,12 @@ Faults FindOneSidedWires(const std::vector<PortConfig>& ports, UnknownPeer unkno
         faults.push_back(
             Breach(i, key, absl::StrCat("there is no port ", Quote(uplink.device), "; declare it, or name another")));
       } else if (!WiredTo(ports[peer->second], ports[i].name)) {
+        std::string other = refer(peer->second, "name");
+        if (!absl::EndsWith(other, " " + uplink.device)) absl::StrAppend(&other, " (", uplink.device, ")");
         faults.push_back(
             Breach(i, key,
-                   absl::StrCat("a wire has two ends, and ", refer(peer->second, "name"), " (", uplink.device,
-                                ") has no uplink of kind \"port\" back to \"", ports[i].name, "\"; add one there")));
+                   absl::StrCat("a wire has two ends, and ", other, " has no uplink of kind \"port\" back to \"",
+                                ports[i].name, "\"; add one there")));
       }
     }
   }

@@ -133,11 +133,25 @@ TEST(CheckPort, InterfaceNamesAreLinuxs) {
 
 TEST(CheckPort, VdevIsADpdkVdevString) {
   for (const char* good : {"net_null0", "net_memif0,role=server,socket=/run/m.sock", "net_pcap0,iface=lo",
-                           "net_vhost0,iface=/s", "net_virtio_user0,path=/s"}) {
+                           "net_vhost0,iface=/s", "net_virtio_user0,path=/dev/vhost-net,iface=ep7"}) {
     EXPECT_EQ(UplinkFault({UplinkKind::kVdev, good, ""}), "") << good;
   }
   for (const char* bad : {"", ",role=server", "0net", "net null,a=b", "net_pcap0,iface=l\xc3\xb6", "net\t0", "-l 3"}) {
     EXPECT_THAT(UplinkFault({UplinkKind::kVdev, bad, ""}), StartsWith("port: uplink[0].device: ")) << bad;
+  }
+}
+
+TEST(CheckPort, AVdevThatWaitsForAnotherProcessIsRefusedWithWhatToUse) {
+  for (const char* bad : {"net_virtio_user7,path=/x.sock,server=1", "net_virtio_user6,path=/x.sock",
+                          "virtio_user0,queues=2,path=/dev/x", "net_virtio_user0,path=/dev/vhost-net,server=1",
+                          "net_failsafe0,dev(net_virtio_user0,path=/x.sock),mac=fixed"}) {
+    const std::string fault = UplinkFault({UplinkKind::kVdev, bad, ""});
+    EXPECT_THAT(fault, HasSubstr("DPDK waits for the process at a vhost-user socket")) << bad;
+    EXPECT_THAT(fault, HasSubstr("use the kind virtio-user")) << bad;
+  }
+  for (const char* good : {"net_virtio_user0,path=/dev/vhost-net,server=0", "net_virtio_user0,path=/dev/vhost-vdpa-0",
+                           "net_failsafe0,dev(net_virtio_user0,path=/dev/vhost-net)", "net_virtio0,path=/s"}) {
+    EXPECT_EQ(UplinkFault({UplinkKind::kVdev, good, ""}), "") << good;
   }
 }
 
@@ -311,10 +325,9 @@ TEST(CheckPorts, OnePortMayListANetdevUnderTwoKinds) {
 
 TEST(CheckPorts, WireIsMutual) {
   EXPECT_EQ(SetFault({Port("vm1", {Wire("vm2")}), Port("vm2", {Wire("vm1")})}), "");
-  EXPECT_EQ(
-      SetFault({Port("vm1", {Wire("vm2")}), Port("vm2")}),
-      "port vm1: uplink[0].device: a wire has two ends, and port vm2 (vm2) has no uplink of kind \"port\" back to "
-      "\"vm1\"; add one there");
+  EXPECT_EQ(SetFault({Port("vm1", {Wire("vm2")}), Port("vm2")}),
+            "port vm1: uplink[0].device: a wire has two ends, and port vm2 has no uplink of kind \"port\" back to "
+            "\"vm1\"; add one there");
 }
 
 TEST(CheckPorts, WireAsSecondChoiceIsMutualToo) {

@@ -24,6 +24,7 @@ struct PathView {
   int chosen = -1;   // by hand, whether or not it works; -1: none
   // Why this one: "first choice", "chosen by hand", "fallback: vf 0000:3b:02.1 does not work: no such device; …"
   std::string reason;
+  std::string warning = {};  // of the choice by hand: that it cannot be saved, and the mend; empty if nothing
 };
 
 // Path switches of a port since the daemon started, with how long the guest was without a path at most, each time.

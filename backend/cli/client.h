@@ -27,6 +27,7 @@ class Client {
 
   CliIo& io() const { return io_; }
   std::ostream& out() const { return io_.out; }
+  std::ostream& err() const { return io_.err; }
   bool json() const { return json_; }
   const HttpClient& http() const { return http_; }
 

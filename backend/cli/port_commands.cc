@@ -260,6 +260,8 @@ absl::Status SwitchPath(const Client& client, const std::string& name, int index
   if (!target.ok()) return target.status();
   const auto port = client.Do("POST", *target + "/path", absl::StrCat("{\"index\":", index, "}"));
   if (!port.ok()) return port.status();
+  if (const std::string warning = Text(*port, "/path/warning"); !warning.empty())
+    client.err() << "everportctl: warning: port " << name << ": " << warning << "\n";
   if (client.json()) {
     client.PrintJson(*port);
   } else {

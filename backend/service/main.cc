@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
@@ -71,7 +72,12 @@ int Run(const Arguments& arguments, absl::Time started) {
   WaitForSignal(signals, io, service);
   sd_notifyf(0, "READY=1\nSTATUS=%s", service.Summary().c_str());
   io.run();
-  return 0;
+  if (service.Stop()) return 0;
+  spdlog::warn(
+      "a device's driver does not return: everportd ends without it; the guests have been let go of, and the kernel "
+      "closes the device");
+  spdlog::shutdown();
+  _exit(0);
 }
 
 }  // namespace

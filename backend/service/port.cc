@@ -274,8 +274,8 @@ std::string Port::CauseOfLeaving(int index) const {
 }
 
 void Port::OnSwitched(const PathSwitch::Report& report) {
-  const bool moved = (report.from >= 0 || report.recovery) && report.to >= 0 &&
-                     (report.from != report.to || report.replaced);
+  const bool moved =
+      (report.from >= 0 || report.recovery) && report.to >= 0 && (report.from != report.to || report.replaced);
   const bool running = guest_ && guest_->running();
   EventView::PathChange change{report.from, report.to, report.cause, absl::ToDoubleMilliseconds(report.gap),
                                report.lost};
@@ -332,9 +332,10 @@ void Port::ChoosePath(int index, Done done) {
   }
   if (index >= 0 && !uplinks_.Usable(index)) {
     const UplinkSet::Item& item = uplinks_.at(index);
-    return done(absl::FailedPreconditionError(
-        absl::StrCat(port, "uplink ", index, " does not work: ",
-                     item.error.empty() ? absl::StrCat(DescribeUplink(item.config), ": being opened") : item.error)));
+    const std::string error = uplinks_.WhyNot(index);
+    return done(absl::FailedPreconditionError(absl::StrCat(
+        port, "uplink ", index,
+        " does not work: ", error.empty() ? absl::StrCat(DescribeUplink(item.config), ": being opened") : error)));
   }
   chosen_ = index;
   const int active = path_.active();

@@ -38,9 +38,10 @@ std::string Port::ProvingText(int index) const {
 std::string Port::WhyNot(int index) const {
   const UplinkSet::Item& item = uplinks_.at(index);
   if (std::string proving = ProvingText(index); !proving.empty()) return proving;
-  if (item.error.empty()) return item.open ? "works" : "is being opened";
+  const std::string error = uplinks_.WhyNot(index);
+  if (error.empty()) return item.open ? "works" : "is being opened";
   const std::string object = absl::StrCat(DescribeUplink(item.config), ": ");
-  return absl::StrCat("does not work: ", absl::StripPrefix(item.error, object));
+  return absl::StrCat("does not work: ", absl::StripPrefix(error, object));
 }
 
 std::string Port::PathReasonFor(int index) const {
@@ -61,7 +62,7 @@ PortView Port::View() const {
   view.reason = session_reason_;
   const int active = path_.active();
   if (view.reason.empty() && active < 0 && view.state == "running" && uplinks_.size() > 0)
-    view.reason = absl::StrCat("no uplink works: ", uplinks_.at(0).error);
+    view.reason = absl::StrCat("no uplink works: ", uplinks_.WhyNot(0));
   view.path.index = active;
   view.path.chosen = chosen_;
   view.path.reason = PathReasonFor(active);
@@ -72,7 +73,7 @@ PortView Port::View() const {
   for (int i = 0; i < uplinks_.size(); ++i) {
     const UplinkSet::Item& item = uplinks_.at(i);
     const char* state = i == active ? "active" : item.error.empty() ? (item.open ? "standby" : "opening") : "failed";
-    view.uplinks.push_back({item.config, state, item.error, ProvingText(i)});
+    view.uplinks.push_back({item.config, state, uplinks_.WhyNot(i), ProvingText(i)});
   }
   view.switches = switches_;
   const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };

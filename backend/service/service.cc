@@ -16,6 +16,9 @@
 namespace everport {
 namespace {
 
+// How long a device may take to be opened, and all to be closed, when the daemon ends.
+constexpr absl::Duration kStopWait = absl::Milliseconds(500);
+constexpr absl::Duration kCloseWait = absl::Seconds(3);
 constexpr auto kSamplePeriod = std::chrono::seconds(1);
 // How often devices are asked for their health: those that tell nobody by themselves, and when there are none such.
 constexpr auto kHealthPeriod = std::chrono::milliseconds(5);
@@ -40,6 +43,15 @@ Service::Service(boost::asio::io_context& io, Config config, std::string config_
 Service::~Service() {
   api_.reset();
   const auto gone = std::exchange(ports_, {});  // before the pollers and the pools they use
+}
+
+// Waits for the device thread while the pollers still serve the guests: what it holds up afterwards is no gap of
+// theirs.
+bool Service::Stop() {
+  const bool idle = devices_.Finish(kStopWait);
+  api_.reset();
+  std::exchange(ports_, {}).clear();
+  return idle && devices_.Finish(kCloseWait);
 }
 
 absl::Status Service::Start() {
@@ -90,7 +102,7 @@ absl::Status Service::StartPollers() {
   if (absl::Status status = InstallMemoryGuard(); !status.ok()) return status;
   const absl::Time before = absl::Now();
   if (absl::Status status = InitEal(eal); !status.ok()) return status;
-  eal_ms_ = absl::ToDoubleMilliseconds(absl::Now() - before);
+  startup_.eal_ms = absl::ToDoubleMilliseconds(absl::Now() - before);
   samples_.resize(specs.size());
   return pollers_.Start(specs, config_.daemon.max_sleep_us);
 }
@@ -242,20 +254,18 @@ void Service::TidyKeeper() {
 
 // The start has ended when every guest that was running before is served again.
 void Service::NoteProgress() {
-  if (startup_total_ms_ > 0 || environment_->hold || (keeper_ && !sessions_known_)) return;
+  if (startup_.total_ms > 0 || environment_->hold || (keeper_ && !sessions_known_)) return;
   for (const std::string& name : awaited_) {
     everport::Port* port = FindPort(name);
     if (port && !port->serving()) return;
   }
-  startup_total_ms_ = absl::ToDoubleMilliseconds(absl::Now() - started_);
-  double uplinks_ms = 0, replay_ms = 0;
-  for (const auto& port : ports_) {
-    uplinks_ms += port->uplinks_ms();
-    replay_ms = std::max(replay_ms, port->replay_ms());
-  }
+  const absl::Duration took = absl::Now() - started_;
+  startup_ = Startup();
+  startup_.total_ms = absl::ToDoubleMilliseconds(took);
   events_.Add("", "start",
               absl::StrFormat("started in %.0f ms: EAL %.0f, uplinks %.0f, replay %.0f; %d of %d ports taken over",
-                              startup_total_ms_, eal_ms_, uplinks_ms, replay_ms, awaited_.size(), ports_.size()));
+                              startup_.total_ms, startup_.eal_ms, startup_.uplinks_ms, startup_.replay_ms,
+                              awaited_.size(), ports_.size()));
 }
 
 void Service::OnKeeperLost(const std::string& reason) {
@@ -337,8 +347,25 @@ void Service::CheckMemoryGuard() {
   }
 }
 
+// Once for each, and again when it has ended.
+void Service::NoteSlowDevice() {
+  const auto slow = devices_.slow();
+  if (slow_ && (!slow || slow->job != slow_->job)) {
+    events_.Add(slow_->about.port, "path",
+                absl::StrCat(slow_->about.what, ": its driver has returned after about ",
+                             absl::ToInt64Seconds(absl::Now() - slow_->since), " s"));
+  }
+  const bool told = slow && slow_ && slow->job == slow_->job;
+  slow_ = slow;
+  if (!slow || told) return;
+  events_.Add(slow->about.port, "path", DescribeSlow(*slow), true);
+  for (const auto& port : ports_) port->Reconcile();  // nobody waits for its uplinks to be tried any more
+}
+
 void Service::Sample() {
   CheckMemoryGuard();
+  NoteSlowDevice();
+  if (!choices_error_.ok()) SaveChoices();
   for (const auto& port : ports_) port->CheckNetdevs();
   const absl::Time now = absl::Now();
   const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));

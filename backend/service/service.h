@@ -37,6 +37,9 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   // Reads the configuration file again and applies the difference to the ports it concerns. With a bad file nothing
   // changes, and the event says what is wrong.
   void Reload();
+  // Lets go of the guests, and ends all else. False: a device's driver does not return, and what is left must not be
+  // destroyed while it may go on: the process is to end at once.
+  bool Stop();
   // A word for systemd and for people: "64 ports, 60 running".
   std::string Summary() const;
 
@@ -79,10 +82,13 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void ReleaseHold();
   void TidyKeeper();
   void NoteProgress();
+  StartupView Startup() const;
   void RefuseReload(const std::string& reason);
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
+  PortView ViewOf(const everport::Port& port) const;
+  std::string ChoiceNotSaved() const;
   void ForgetStaleChoices();
   void NoteChoice(const std::string& port, const std::optional<UplinkConfig>& uplink);
   void SampleLater();
@@ -90,21 +96,24 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void WatchDevices();
   void Sample();
   void CheckMemoryGuard();
+  void NoteSlowDevice();
+  void SaveChoices();
 
   boost::asio::io_context& io_;
   Config config_;  // of the file
   const std::string config_path_;
   const absl::Time started_;
   StateStore store_;
-  absl::Status store_error_;     // why the ports that the API added are not known; then nothing of theirs is ended
-  StateStore::Choices choices_;  // paths chosen by hand
-  std::string reload_error_;     // why the last Reload was refused; empty after one that was not
+  absl::Status store_error_;       // why the ports that the API added are not known; then nothing of theirs is ended
+  StateStore::Choices choices_;    // paths chosen by hand
+  absl::Status choices_error_;     // why they could not be saved; tried again
+  std::set<std::string> unsaved_;  // ports whose choice is another than the one that was saved
+  std::string reload_error_;       // why the last Reload was refused; empty after one that was not
   EventLog events_;
   Topology topology_;
-  double eal_ms_ = 0;
   bool sessions_known_ = false;    // the keeper has listed them
   std::set<std::string> awaited_;  // sessions that were running when we started
-  double startup_total_ms_ = 0;    // until the first time that no session waited for us
+  StartupView startup_;            // until the first time that no session waited for us, total_ms 0 before
 
   Mempools mempools_;
   PollerGroup pollers_;
@@ -122,6 +131,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::unique_ptr<DeviceWatch> device_watch_;
   absl::Time sampled_ = absl::Now();
   std::vector<PollerSample> samples_;
+  std::optional<DeviceWorker::Busy> slow_;  // the job of the device thread's that was told of
 };
 
 }  // namespace everport

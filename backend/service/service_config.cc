@@ -84,8 +84,14 @@ void Service::NoteChoice(const std::string& port, const std::optional<UplinkConf
   if (uplink) next[port] = {.kind = uplink->kind, .device = uplink->device, .bridge = {}};
   if (next == choices_) return;
   choices_ = std::move(next);
-  if (absl::Status status = store_.SaveChoices(choices_); !status.ok())
-    events_.Add(port, "config", absl::StrCat("path chosen by hand, until a restart: ", status.message()), true);
+  const bool first = unsaved_.insert(port).second;
+  SaveChoices();
+  if (first && !choices_error_.ok()) events_.Add(port, "config", ChoiceNotSaved(), true);
+}
+
+void Service::SaveChoices() {
+  choices_error_ = store_.SaveChoices(choices_);
+  if (choices_error_.ok()) unsaved_.clear();
 }
 
 absl::Status Service::SaveApiPorts() {

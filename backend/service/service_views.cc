@@ -3,6 +3,7 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backend/datapath/eal.h"
 #include "backend/service/service.h"
@@ -11,12 +12,23 @@ namespace everport {
 
 std::vector<PortView> Service::Ports() const {
   std::vector<PortView> views;
-  for (const auto& port : ports_) views.push_back(port->View());
+  for (const auto& port : ports_) views.push_back(ViewOf(*port));
   return views;
 }
 
+PortView Service::ViewOf(const everport::Port& port) const {
+  PortView view = port.View();
+  if (unsaved_.count(view.config.name)) view.path.warning = ChoiceNotSaved();
+  return view;
+}
+
+std::string Service::ChoiceNotSaved() const {
+  return absl::StrCat("the path chosen by hand holds until everportd ends, and is not saved: ",
+                      choices_error_.message());
+}
+
 absl::StatusOr<PortView> Service::Port(const std::string& name) const {
-  if (everport::Port* port = FindPort(name)) return port->View();
+  if (everport::Port* port = FindPort(name)) return ViewOf(*port);
   return absl::NotFoundError(
       absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are"));
 }
@@ -52,25 +64,40 @@ HealthView Service::Health() const {
   health.ready = !keeper_ || keeper_->connected();
   if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
   if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
+  for (const std::string& name : unsaved_)
+    health.problems.push_back(absl::StrCat("port ", name, ": ", ChoiceNotSaved()));
   if (!reload_error_.empty())
     health.problems.push_back(absl::StrCat("configuration: ", reload_error_, "; then run: systemctl reload everportd"));
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
+  const auto slow = devices_.slow();
+  bool slow_told = !slow;  // by its uplink, which may have been removed
   for (const auto& port : ports_) {
     const PortView view = port->View();
     for (size_t i = 0; i < view.uplinks.size(); ++i) {
       if (view.uplinks[i].error.empty()) continue;
+      slow_told |= slow && view.config.name == slow->about.port &&
+                   absl::StartsWith(view.uplinks[i].error, absl::StrCat(slow->about.what, ": being opened for "));
       const bool by_hand = view.path.chosen == static_cast<int>(i);
       health.problems.push_back(absl::StrCat(
           "port ", view.config.name, ": uplink ", i, by_hand ? ", chosen by hand: " : ": ", view.uplinks[i].error,
           by_hand ? absl::StrCat("; or end the choice: everportctl path ", view.config.name, " auto") : ""));
     }
-    health.startup.uplinks_ms += port->uplinks_ms();
-    health.startup.replay_ms = std::max(health.startup.replay_ms, port->replay_ms());
   }
-  health.startup.eal_ms = eal_ms_;
-  health.startup.total_ms = startup_total_ms_;
+  if (!slow_told) health.problems.push_back(absl::StrCat("port ", slow->about.port, ": ", DescribeSlow(*slow)));
+  health.startup = Startup();
   return health;
+}
+
+// As it is until the start has ended, then as it was.
+StartupView Service::Startup() const {
+  StartupView startup = startup_;
+  if (startup.total_ms > 0) return startup;
+  for (const auto& port : ports_) {
+    startup.uplinks_ms += port->uplinks_ms();
+    startup.replay_ms = std::max(startup.replay_ms, port->replay_ms());
+  }
+  return startup;
 }
 
 std::string Service::Summary() const {

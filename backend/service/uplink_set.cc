@@ -53,13 +53,20 @@ constexpr uint64_t kStallMs = 50;
 
 }  // namespace
 
+std::string DescribeSlow(const DeviceWorker::Busy& busy) {
+  return absl::StrCat(busy.about.what, ": being ", busy.about.opening ? "opened" : "closed", " for ",
+                      absl::ToInt64Seconds(absl::Now() - busy.since),
+                      " s: its driver does not return, and the devices of other uplinks wait for it; mend what it "
+                      "waits for, or take it out of the configuration and run: systemctl restart everportd");
+}
+
 UplinkSet::UplinkSet(UplinkEnvironment& environment, uint64_t contract_features, std::function<void()> changed)
     : env_(environment), contract_features_(contract_features), changed_(std::move(changed)) {}
 
 UplinkSet::~UplinkSet() {
   alive_.reset();
   for (auto* items : {&items_, &dropped_}) {
-    for (Item& item : *items) Close(std::move(item.open), item.config.kind);
+    for (Item& item : *items) Close(std::move(item.open), item.config);
   }
 }
 
@@ -102,7 +109,7 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
 }
 
 void UplinkSet::Forget(Item& item) {
-  Close(std::move(item.open), item.config.kind);
+  Close(std::move(item.open), item.config);
   if (absl::Status status = ForgetUplink(port_, item.config); !status.ok())
     env_.events.Add(port_.name, "config", std::string(status.message()), true);
 }
@@ -125,7 +132,17 @@ std::vector<HealthMonitor::State> UplinkSet::states() const {
 }
 
 bool UplinkSet::settled() const {
-  return std::all_of(items_.begin(), items_.end(), [](const Item& item) { return item.tried; });
+  return env_.devices.slow() || std::all_of(items_.begin(), items_.end(), [](const Item& item) { return item.tried; });
+}
+
+std::string UplinkSet::WhyNot(int index) const {
+  const Item& item = at(index);
+  const auto slow = item.health.state() == HealthMonitor::State::kOpening ? env_.devices.slow() : std::nullopt;
+  if (!slow) return item.error;
+  if (slow->about.serial == item.serial) return DescribeSlow(*slow);
+  return absl::StrCat(DescribeUplink(item.config), ": not opened yet: it waits for ", slow->about.what, " of port ",
+                      slow->about.port, ", which has been ", slow->about.opening ? "opened" : "closed", " for ",
+                      absl::ToInt64Seconds(absl::Now() - slow->since), " s");
 }
 
 void UplinkSet::OpenDue(absl::Time now, int node) {
@@ -145,48 +162,52 @@ void UplinkSet::Open(Item& item, int node) {
   const auto open = [port = port_, config = item.config, node, &mempools = env_.mempools, &peers = env_.find_guest,
                      asked] { return OpenUplink(port, config, node, mempools, peers, asked); };
   if (item.config.kind == UplinkKind::kVdpa && !env_.keeper) {
-    return OnOpened(item.serial, absl::FailedPreconditionError(absl::StrCat(
-                                     DescribeUplink(item.config), ": without the keeper the guest would lose its link ",
-                                     "whenever the device is attached; set keeper = true, or use another uplink")));
+    return OnOpened(item, absl::FailedPreconditionError(absl::StrCat(
+                              DescribeUplink(item.config), ": without the keeper the guest would lose its link ",
+                              "whenever the device is attached; set keeper = true, or use another uplink")));
   }
-  if (OpensQuickly(item.config.kind)) return OnOpened(item.serial, open());
+  if (OpensQuickly(item.config.kind)) return OnOpened(item, open());
   env_.devices.Run<absl::StatusOr<std::unique_ptr<Uplink>>>(
-      open, [weak = std::weak_ptr<UplinkSet*>(alive_), serial = item.serial, kind = item.config.kind,
-             &devices = env_.devices](absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
-        if (auto alive = weak.lock()) {
-          (*alive)->OnOpened(serial, std::move(uplink));
+      open,
+      [weak = std::weak_ptr<UplinkSet*>(alive_), serial = item.serial,
+       closing = DeviceWorker::About{port_.name, DescribeUplink(item.config), 0, false},
+       &devices = env_.devices](absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
+        const auto alive = weak.lock();
+        if (Item* const opened = alive ? (*alive)->Find(serial) : nullptr) {
+          (*alive)->OnOpened(*opened, std::move(uplink));
           (*alive)->changed_();
-        } else if (uplink.ok()) {  // the port has gone meanwhile
-          devices.Run([late = std::shared_ptr<Uplink>(std::move(*uplink))]() mutable { late.reset(); });
+        } else if (uplink.ok()) {  // it, or the port, has gone meanwhile
+          devices.Run([late = std::shared_ptr<Uplink>(std::move(*uplink))]() mutable { late.reset(); }, closing);
         }
-      });
+      },
+      {.port = port_.name, .what = DescribeUplink(item.config), .serial = item.serial});
 }
 
-void UplinkSet::OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
+UplinkSet::Item* UplinkSet::Find(uint64_t serial) {
   const auto item = std::find_if(items_.begin(), items_.end(), [&](const Item& i) { return i.serial == serial; });
-  if (item == items_.end()) {  // not wanted any more
-    if (uplink.ok()) Close(std::move(*uplink), UplinkKind::kVdev);
-    return;
-  }
-  item->tried = true;
+  return item == items_.end() ? nullptr : &*item;
+}
+
+void UplinkSet::OnOpened(Item& item, absl::StatusOr<std::unique_ptr<Uplink>> uplink) {
+  const int index = static_cast<int>(&item - items_.data());
+  item.tried = true;
   const absl::Time now = absl::Now();
   if (uplink.ok()) {
     opening_ms_ += (*uplink)->opening_ms;
-    item->open = std::move(*uplink);
-    item->ifindex = DeviceIndex(item->config);
-    item->health.OnOpened(now);
-    item->error.clear();
-    const int index = static_cast<int>(item - items_.begin());
+    item.open = std::move(*uplink);
+    item.ifindex = DeviceIndex(item.config);
+    item.health.OnOpened(now);
+    item.error.clear();
     LookAtLink(index);
     NoteLacks(index);
-    if (item->health.state() == HealthMonitor::State::kProving) TellWell(index);
+    if (item.health.state() == HealthMonitor::State::kProving) TellWell(index);
     return;
   }
-  item->health.OnOpenFailed(now);
+  item.health.OnOpenFailed(now);
   std::string error(uplink.status().message());
-  if (error == item->error) return;
-  env_.events.Add(port_.name, "path", absl::StrCat("uplink ", item - items_.begin(), " failed: ", error), true);
-  item->error = std::move(error);
+  if (error == item.error) return;
+  env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", error), true);
+  item.error = std::move(error);
 }
 
 void UplinkSet::TellWell(int index) {
@@ -335,7 +356,7 @@ void UplinkSet::Report(int index, Trouble trouble, const std::string& what) {
 void UplinkSet::Reopen(int index, int node) {
   Item& item = items_[static_cast<size_t>(index)];
   if (item.health.state() == HealthMonitor::State::kOpening) return;
-  Close(std::move(item.open), item.config.kind);
+  Close(std::move(item.open), item.config);
   item.health.OnClosed(absl::Now());
   Open(item, node);
 }
@@ -343,7 +364,7 @@ void UplinkSet::Reopen(int index, int node) {
 void UplinkSet::CloseFailed(int active) {
   for (int i = 0; i < size(); ++i) {
     Item& item = items_[static_cast<size_t>(i)];
-    if (item.open && i != active && !item.health.open()) Close(std::move(item.open), item.config.kind);
+    if (item.open && i != active && !item.health.open()) Close(std::move(item.open), item.config);
   }
 }
 
@@ -355,10 +376,11 @@ uint64_t UplinkSet::refused() const {
   return refused;
 }
 
-void UplinkSet::Close(std::unique_ptr<Uplink> uplink, UplinkKind kind) {
+void UplinkSet::Close(std::unique_ptr<Uplink> uplink, const UplinkConfig& config) {
   if (uplink && uplink->endpoint) refused_before_ += uplink->endpoint->refused();
-  if (!uplink || OpensQuickly(kind)) return;
-  env_.devices.Run([gone = std::shared_ptr<Uplink>(std::move(uplink))]() mutable { gone.reset(); });
+  if (!uplink || OpensQuickly(config.kind)) return;
+  env_.devices.Run([gone = std::shared_ptr<Uplink>(std::move(uplink))]() mutable { gone.reset(); },
+                   {.port = port_.name, .what = DescribeUplink(config), .opening = false});
 }
 
 absl::Time UplinkSet::next() const {

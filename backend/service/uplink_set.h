@@ -15,6 +15,9 @@
 
 namespace everport {
 
+// Of a device that its driver does not let go of: what is the matter, for how long, and the mend.
+std::string DescribeSlow(const DeviceWorker::Busy& busy);
+
 // What uplinks need of the daemon; outlives them.
 struct UplinkEnvironment {
   boost::asio::io_context& io;
@@ -60,7 +63,9 @@ class UplinkSet {
   int size() const { return static_cast<int>(items_.size()); }
   const Item& at(int index) const { return items_[static_cast<size_t>(index)]; }
   std::vector<HealthMonitor::State> states() const;
-  bool settled() const;  // every uplink has been tried once
+  bool settled() const;  // every uplink has been tried once, or its opening takes too long to be waited for
+  // Why it does not work, empty if it does: its error, or what holds its opening up.
+  std::string WhyNot(int index) const;
   double opening_ms() const { return opening_ms_; }
   // Frames that devices took and will never send, since the port is.
   uint64_t refused() const;
@@ -95,12 +100,13 @@ class UplinkSet {
  private:
   std::vector<int> Moved(const PortConfig& next) const;
   void Open(Item& item, int node);
-  void OnOpened(uint64_t serial, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
+  Item* Find(uint64_t serial);  // nullptr: not wanted any more
+  void OnOpened(Item& item, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
   void LookAtLink(int index);
   void NoteLacks(int index);
   void TellWell(int index);
-  void Close(std::unique_ptr<Uplink> uplink, UplinkKind kind);
+  void Close(std::unique_ptr<Uplink> uplink, const UplinkConfig& config);
   void Forget(Item& item);
 
   UplinkEnvironment& env_;

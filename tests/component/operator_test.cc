@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <boost/json/serialize.hpp>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/component/stack.h"
 
 namespace everport::component {
@@ -46,6 +48,19 @@ class OperatorTest : public testing::Test {
     stack_.dir().Write("everport.toml", config);
     stack_.daemon().Signal(SIGHUP);
     ASSERT_TRUE(stack_.daemon().WaitLog(answer, absl::Seconds(10), from)) << stack_.Logs();
+  }
+  template <typename Condition>
+  bool Until(Condition condition) const {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (!condition()) {
+      if (absl::Now() > deadline) return false;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    return true;
+  }
+  boost::json::object Startup() const {
+    const auto health = stack_.Get("/v1/health");
+    return health.ok() ? health->at("startup").as_object() : boost::json::object{{"total_ms", 0}};
   }
   void AddPortWithoutDevice() { stack_.AddPort({.name = "vm", .uplink_kind = "af_packet", .uplink_device = kNone}); }
 
@@ -103,6 +118,40 @@ TEST_F(OperatorTest, PortAddWithoutAKeeperTellsTheSame) {
   const Said said = Ctl(absl::StrCat("port add vm --socket ", stack_.Socket("vm"), " --uplink af_packet:", kNone));
   EXPECT_THAT(said.text, HasSubstr("uplink 0 (af_packet) does not work: network device ep-none0 does"))
       << stack_.Logs();
+}
+
+// state_dir is a file: as little use as one on a full or read-only disk, to root too.
+TEST_F(OperatorTest, AChoiceByHandThatCannotBeSavedIsToldAndSavedWhenThatIsPossible) {
+  stack_.dir().Write("state", "");
+  stack_.AddPort(
+      {.name = "vm", .uplink_kind = "vdev", .uplink_device = "net_null0", .more_uplinks = {{"vdev", "net_null1"}}});
+  ASSERT_OK(stack_.Start());
+  const std::string unsaved = absl::StrCat("port vm: the path chosen by hand holds until everportd ends, and is not ",
+                                           "saved: ", stack_.dir() / "state");
+  ASSERT_TRUE(Until([&] { return Ctl("path vm 0").status == 0; })) << Ctl("path vm 0").text;
+  const Said said = Ctl("path vm 1");
+  EXPECT_EQ(said.status, 0) << said.text;
+  EXPECT_THAT(said.text, HasSubstr("everportctl: warning: " + unsaved));
+  EXPECT_THAT(said.text, HasSubstr("port vm: path 1 vdev:net_null1 (relay)\n"));
+  EXPECT_THAT(Ctl("health").text, HasSubstr(unsaved));
+  EXPECT_THAT(boost::json::serialize(stack_.Get("/v1/ports/vm")->at("path").at("warning")), HasSubstr("is not saved"));
+
+  ASSERT_EQ(::unlink((stack_.dir() / "state").c_str()), 0);
+  EXPECT_TRUE(Until([&] { return Ctl("health").text.find("is not saved") == std::string::npos; }));
+  EXPECT_EQ(stack_.Get("/v1/ports/vm")->at("path").at("warning"), "");
+  stack_.KillDaemon();
+  ASSERT_OK(stack_.StartDaemon());
+  EXPECT_EQ(stack_.Get("/v1/ports/vm")->at("path").at("chosen"), 1);
+}
+
+// What comes later is no part of the start.
+TEST_F(OperatorTest, StartUpFiguresStayAsTheyWereWhenTheStartHadEnded) {
+  stack_.AddPort({.name = "vm", .uplink_kind = "vdev", .uplink_device = "net_null0"});
+  ASSERT_OK(stack_.Start());
+  ASSERT_TRUE(Until([&] { return Startup().at("total_ms").to_number<double>() > 0; }));
+  const boost::json::object before = Startup();
+  ASSERT_EQ(Ctl(absl::StrCat("port add more --socket ", stack_.Socket("more"), " --uplink vdev:net_null1")).status, 0);
+  EXPECT_EQ(Startup(), before);
 }
 
 TEST_F(OperatorTest, ASecondDaemonIsToldWhoTheFirstIs) {

@@ -77,9 +77,11 @@ void ExamineHugepages(const DoctorFacts& facts, std::vector<Finding>& findings) 
 // Problems of the keeper and of uplinks have findings of their own.
 bool SaidElsewhere(const DoctorFacts& facts, const std::string& problem) {
   if (absl::StartsWith(problem, "keeper: ")) return true;
-  for (const DoctorPort& port : facts.ports) {
-    for (const std::string& error : port.uplink_errors) {
-      if (!error.empty() && absl::EndsWith(problem, error)) return true;
+  for (const DoctorPort& port : facts.ports) {  // by its place, as what it says may have changed since
+    for (size_t i = 0; i < port.uplink_errors.size(); ++i) {
+      const std::string uplink = absl::StrCat("port ", port.config.name, ": uplink ", i);
+      const bool named = absl::StartsWith(problem, uplink + ": ") || absl::StartsWith(problem, uplink + ", ");
+      if (named && !port.uplink_errors[i].empty()) return true;
     }
   }
   return false;

@@ -130,8 +130,10 @@ TEST_F(DoctorTest, DaemonIsNotReadyAndSaysWhy) {
 TEST_F(DoctorTest, NothingIsSaidTwice) {
   facts.health = DoctorHealth{false,
                               "not connected: k.sock: refused; start it so",
-                              {"keeper: k.sock: refused; start it so", "port vm1: uplink 0: busy"}};
-  facts.ports[0].uplink_errors = {"busy"};
+                              {"keeper: k.sock: refused; start it so", "port vm1: uplink 0: busy",
+                               "port vm1: uplink 0, chosen by hand: busy; or end the choice: everportctl path vm1 auto",
+                               "port vm1: uplink 0: being opened for 4 s"}};
+  facts.ports[0].uplink_errors = {"being opened for 5 s"};
   const auto findings = Examine(facts);
   EXPECT_THAT(findings, Contains(Field(&Finding::text, "not connected: k.sock: refused; start it so")));
   EXPECT_EQ(std::count_if(findings.begin(), findings.end(), [](const Finding& f) { return f.level != Level::kOk; }), 3);

@@ -43,6 +43,8 @@ struct DoctorFacts {
   std::vector<DoctorPort> ports;       // the daemon's, or from --config
   // What `exe --version` prints.
   std::function<absl::StatusOr<std::string>(const std::string& exe)> run_version;
+  // Whether what the kernel sends through this interface has its checksums unfinished; empty: it cannot be asked.
+  std::function<absl::StatusOr<bool>(const std::string& interface)> leaves_checksums;
 };
 
 std::vector<Finding> Examine(const DoctorFacts& facts);

@@ -12,6 +12,7 @@
 #include "backend/cli/format.h"
 #include "backend/cli/run_version.h"
 #include "backend/cli/table.h"
+#include "backend/host/receive_merging.h"
 
 namespace everport::cli {
 namespace {
@@ -111,6 +112,7 @@ absl::Status RunDoctor(const Client& client, const DoctorOptions& options) {
   DoctorFacts facts;
   facts.root = HostRoot(options.root);
   facts.run_version = [&](const std::string& exe) { return RunVersion(options.root + exe); };
+  if (options.root.empty()) facts.leaves_checksums = LeavesChecksumsUnfinished;
   if (!options.config.empty()) {
     if (absl::Status status = ReadConfig(options.config, facts); !status.ok()) return status;
   }

@@ -81,6 +81,47 @@ void ExamineInterface(const HostRoot& root, const std::string& object, const std
   }
 }
 
+uint32_t NumberIn(const HostRoot& root, const std::string& path) {
+  uint32_t number = 0;
+  const std::string text = root.Read(path).value_or("");
+  return absl::SimpleAtoi(text, &number) ? number : 0;
+}
+
+// The other end of a veth: its name, "" if it is in another network namespace. nullopt: the interface is no veth, which
+// is a device that names another one's index as its own link, and stands on none.
+std::optional<std::string> VethPeer(const HostRoot& root, const std::string& device) {
+  const std::string all = "/sys/class/net/", base = all + device;
+  const uint32_t link = NumberIn(root, base + "/iflink");
+  if (link == 0 || link == NumberIn(root, base + "/ifindex")) return std::nullopt;
+  for (const std::string& file : root.List(base)) {
+    if (absl::StartsWith(file, "lower_")) return std::nullopt;
+  }
+  for (const std::string& name : root.List(all)) {
+    const bool points_back = NumberIn(root, all + name + "/iflink") == NumberIn(root, base + "/ifindex");
+    if (points_back && NumberIn(root, all + name + "/ifindex") == link) return name;
+  }
+  return "";
+}
+
+// A sender on this host leaves checksums to its end of the veth, which does nothing about them; DPDK's driver does not
+// look at what the kernel says of that, and the guest drops such frames.
+void ExamineVeth(const DoctorFacts& facts, const std::string& object, const std::string& device,
+                 std::vector<Finding>& findings) {
+  const auto peer = VethPeer(facts.root, device);
+  if (!peer) return;
+  if (!peer->empty() && facts.leaves_checksums) {
+    if (const auto leaves = facts.leaves_checksums(*peer); leaves.ok() && !*leaves) return;
+  }
+  const bool here = !peer->empty();
+  findings.push_back({Level::kWarn, object,
+                      absl::StrCat(device, " is a veth: TCP and UDP of a program on this host ",
+                                   here ? absl::StrCat("that sends through ", *peer) : "behind it",
+                                   " reach the guest with unfinished checksums and are lost, though ping works; run: ",
+                                   here ? absl::StrCat("ethtool -K ", *peer, " tx off")
+                                        : "ethtool -K IF tx off for its other end, in that network namespace",
+                                   "; or use kind = \"tap\"")});
+}
+
 void ExamineBridge(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
                    std::vector<Finding>& findings) {
   const std::string& bridge = uplink.bridge;
@@ -204,13 +245,16 @@ void TellDaemonsError(const std::string& object, const std::string& error, size_
   if (!error.empty() && !same) findings.insert(first, {Level::kWarn, object, absl::StrCat("everportd: ", error)});
 }
 
-void ExamineUplink(const HostRoot& root, const std::string& object, const UplinkConfig& uplink,
+void ExamineUplink(const DoctorFacts& facts, const std::string& object, const UplinkConfig& uplink,
                    std::vector<Finding>& findings) {
+  const HostRoot& root = facts.root;
   switch (uplink.kind) {
     case UplinkKind::kTap:
     case UplinkKind::kVirtioUser:
       return ExamineTap(root, object, uplink, findings);
     case UplinkKind::kAfPacket:
+      ExamineVeth(facts, object, uplink.device, findings);
+      [[fallthrough]];
     case UplinkKind::kAfXdp:
       return ExamineInterface(root, object, uplink.device, findings);
     case UplinkKind::kVf:
@@ -277,7 +321,7 @@ void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vecto
     const UplinkConfig& uplink = port.config.uplinks[i];
     const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);
     const size_t before = findings.size();
-    ExamineUplink(facts.root, object, uplink, findings);
+    ExamineUplink(facts, object, uplink, findings);
     const bool works = !port.state.empty() && i < port.uplink_errors.size() && port.uplink_errors[i].empty() &&
                        !SeenFromHere(facts.root, uplink);
     for (size_t f = before; works && f < findings.size(); ++f) {

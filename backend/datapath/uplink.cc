@@ -10,13 +10,16 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "backend/base/log.h"
 #include "backend/datapath/ethdev_endpoint.h"
 #include "backend/datapath/tap_device.h"
 #include "backend/datapath/tap_endpoint.h"
 #include "backend/datapath/vf.h"
 #include "backend/datapath/vhost_vdpa.h"
 #include "backend/datapath/virtio_user.h"
+#include "backend/host/receive_merging.h"
 #include "backend/host/vhost_vdpa_node.h"
 
 namespace everport {
@@ -68,6 +71,17 @@ absl::StatusOr<Device> PrepareAfPacket(const PortConfig& port, const UplinkConfi
   device.mend = absl::StrCat("see `ip -d link show ", config.device, "`, or use another interface");
   if (port.mtu > 1900) device.data_room = kJumboFrame + RTE_PKTMBUF_HEADROOM;  // the driver wants one mbuf a frame
   return device;
+}
+
+// The kernel would give us what arrives merged into frames of up to 64 KiB, which DPDK's driver cuts or drops.
+void KeepFramesApart(const UplinkConfig& config) {
+  const auto off = SwitchMergingOff(config.device);
+  if (!off.ok()) {
+    spdlog::warn("{}: {}", UplinkKindName(config.kind), std::string(off.status().message()));
+  } else if (!off->empty()) {
+    spdlog::info("{}: {} switched off: received frames must not be merged to more than the MTU; it stays off",
+                 DescribeUplink(config), absl::StrJoin(*off, ", "));
+  }
 }
 
 absl::StatusOr<Device> PrepareAfXdp(const PortConfig&, const UplinkConfig& config) {
@@ -215,6 +229,7 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const
                                         .follow_link = device->follow_link,
                                         .changed = changed});
   if (!endpoint.ok()) return endpoint.status();
+  if (config.kind == UplinkKind::kAfPacket) KeepFramesApart(config);
   uplink->endpoint = std::move(*endpoint);
   return uplink;
 }

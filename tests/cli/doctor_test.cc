@@ -341,6 +341,36 @@ TEST_F(DoctorTest, InterfaceIsMissingOrDown) {
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1 uplink 0", "eth9 is up")));
 }
 
+TEST_F(DoctorTest, AVethWhoseSenderLeavesChecksumsToItLosesThemToAnAfPacketUplink) {
+  const auto number = [&](const std::string& file, int value) {
+    Write("/sys/class/net/" + file, std::to_string(value) + "\n");
+  };
+  const auto warns = [](const std::string& text) { return Contains(Is(Level::kWarn, "port vm1 uplink 0", text)); };
+  uplink() = {UplinkKind::kAfPacket, "veth0", ""};
+  Interface("veth0", "0x1003");
+  number("veth0/ifindex", 5);
+  number("veth0/iflink", 5);
+  EXPECT_THAT(Examine(facts), Not(warns("is a veth")));
+  number("veth0/iflink", 6);
+  EXPECT_THAT(Examine(facts), warns("ethtool -K IF tx off for its other end, in that network namespace"));
+  number("veth1/ifindex", 6);
+  number("veth1/iflink", 5);
+  EXPECT_THAT(Examine(facts), warns("veth0 is a veth: TCP and UDP of a program on this host that sends through veth1 "
+                                    "reach the guest with unfinished checksums and are lost, though ping works; run: "
+                                    "ethtool -K veth1 tx off; or use kind = \"tap\""));
+  bool leaves = true;
+  facts.leaves_checksums = [&](const std::string& interface) {
+    EXPECT_EQ(interface, "veth1");
+    return leaves;
+  };
+  EXPECT_THAT(Examine(facts), warns("is a veth"));
+  leaves = false;
+  EXPECT_THAT(Examine(facts), Not(warns("is a veth")));
+  leaves = true;
+  Write("/sys/class/net/veth0/lower_eth0/ifindex", "6\n");  // a VLAN
+  EXPECT_THAT(Examine(facts), Not(warns("is a veth")));
+}
+
 TEST_F(DoctorTest, VfIsMissingOrNotBound) {
   uplink() = {UplinkKind::kVf, "0000:3b:02.1", ""};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "sriov_numvfs")));

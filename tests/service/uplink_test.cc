@@ -29,6 +29,7 @@
 
 #include "backend/datapath/eal.h"
 #include "backend/datapath/ethdev_endpoint.h"
+#include "backend/host/receive_merging.h"
 #include "tests/datapath/mbuf_support.h"
 
 namespace everport {
@@ -208,6 +209,39 @@ TEST_F(UplinkTest, AfPacketCarriesFramesOfTheConfiguredMtu) {
     uplink->reset();
     Shell("ip link del veth-a");
   }
+}
+
+// Merged frames are longer than the MTU, and DPDK's driver has no room for them.
+TEST_F(UplinkTest, AfPacketKeepsTheKernelFromMergingWhatArrivesAndSaysSoOnce) {
+  Shell("ip link add veth-a type veth peer name veth-b && ethtool -K veth-a gro on");
+  const PortConfig port = Port({UplinkKind::kAfPacket, "veth-a", ""});
+  const auto open = [&] {
+    testing::internal::CaptureStdout();
+    EXPECT_TRUE(Open(port).ok());
+    return testing::internal::GetCapturedStdout();
+  };
+  const std::string first = open(), second = open();
+  Shell("ethtool -k veth-a | grep -q '^generic-receive-offload: off'");
+  EXPECT_THAT(first, HasSubstr("af_packet veth-a: gro switched off: "));
+  EXPECT_THAT(second, Not(HasSubstr("switched off")));
+  Shell("ip link del veth-a");
+}
+
+TEST_F(UplinkTest, WhoMayNotKeepTheKernelFromMergingIsToldWhatToDo) {
+  Shell("ip link add veth-a up type veth peer name veth-b && ethtool -K veth-a gro on");
+  std::string said;
+  std::thread([&] {  // capabilities are a thread's own
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2]{};
+    ASSERT_EQ(syscall(SYS_capget, &header, data), 0);
+    data[0].effective &= ~(1u << CAP_NET_ADMIN);
+    ASSERT_EQ(syscall(SYS_capset, &header, data), 0);
+    said = std::string(SwitchMergingOff("veth-a").status().message());
+  })
+      .join();
+  EXPECT_THAT(said, AllOf(HasSubstr("veth-a: gro could not be switched off (Operation not permitted): "),
+                          HasSubstr("run: ethtool -K veth-a gro off")));
+  Shell("ip link del veth-a");
 }
 
 TEST_F(UplinkTest, AfXdpCarriesFrames) {

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "backend/base/log.h"
 #include "backend/base/unique_fd.h"
+#include "backend/host/netlink.h"
 
 namespace everport {
 namespace {
@@ -35,6 +36,46 @@ ifreq Request(const std::string& name) {
   return request;
 }
 
+unsigned NumberOf(const std::string& name, const char* file) {  // written as 0x…
+  std::ifstream in(absl::StrCat("/sys/class/net/", name, "/", file));
+  unsigned number = 0;
+  in >> std::hex >> number;
+  return number;
+}
+
+// Whether a program has it open: its carrier, whether it is up or not.
+bool IsHeld(const std::string& name) {
+  const auto answer = netlink::GetLink(name, RTEXT_FILTER_SKIP_STATS);
+  bool held = false;
+  if (!answer.ok()) return held;
+  netlink::ForEachMessage(answer->data(), answer->size(), [&](const nlmsghdr& message) {
+    const auto attributes = netlink::LinkAttributes(message);
+    const auto* carrier = netlink::Find(attributes, IFLA_CARRIER);
+    const auto* on = carrier ? carrier->as<uint8_t>() : nullptr;
+    held |= on && *on != 0;
+  });
+  return held;
+}
+
+// What a device is that the kernel does not open as a tap with several queues. It is not ours, then, and others may
+// need it.
+std::string KindOf(const std::string& name) {
+  std::error_code error;
+  const auto has = [&](const char* file) {
+    return std::filesystem::exists(absl::StrCat("/sys/class/net/", name, "/", file), error);
+  };
+  if (has("tun_flags")) {
+    if (!(NumberOf(name, "tun_flags") & IFF_TAP)) return "is a tun device, not a tap; choose another name";
+    if (IsHeld(name)) return "is a tap with one queue, in use by another program; choose another name";
+    return "is a tap with one queue; choose another name, or make one with: ip tuntap add mode tap multi_queue dev …";
+  }
+  const char* const kind = has("bridge")                            ? "a bridge"
+                           : NumberOf(name, "flags") & IFF_LOOPBACK ? "the host's loopback interface"
+                           : has("device")                          ? "a NIC of this host's"
+                                                                    : "a network interface of another kind";
+  return absl::StrCat("is ", kind, ", not a tap; choose another name");
+}
+
 }  // namespace
 
 absl::StatusOr<UniqueFd> OpenTapQueue(const std::string& name) {
@@ -48,9 +89,7 @@ absl::StatusOr<UniqueFd> OpenTapQueue(const std::string& name) {
     case EPERM:
       return absl::PermissionDeniedError(absl::StrCat("tap ", name, ": not permitted; everportd needs CAP_NET_ADMIN"));
     case EINVAL:
-      return absl::FailedPreconditionError(
-          absl::StrCat("tap ", name, ": a device of that name is there but is no multi-queue tap; ip link del ", name,
-                       " (everportd makes it) or ip tuntap add dev ", name, " mode tap multi_queue"));
+      return absl::FailedPreconditionError(absl::StrCat("tap ", name, ": ", name, " ", KindOf(name)));
     case EBUSY:
       return absl::FailedPreconditionError(
           absl::StrCat("tap ", name, ": in use by another program; choose another name"));

@@ -169,9 +169,15 @@ absl::StatusOr<PciDevice> ReadPciDevice(const std::string& root, const std::stri
 absl::Status CheckVdpa(const PciDevice& device) {
   if (absl::Status status = CheckIsNetwork(device); !status.ok()) return status;
   if (device.driver == kVfio || Shared(device.driver)) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "PCI device ", device.address, device.driver.empty() ? " is bound to no driver" : " is bound to ", device.driver,
-      ", not to one that DPDK's vDPA drivers use; mlx5 wants mlx5_core, others vfio-pci: ", BindCommands(device)));
+  return absl::FailedPreconditionError(
+      absl::StrCat("PCI device ", device.address, device.driver.empty() ? " is bound to no driver" : " is bound to ",
+                   device.driver, ", not to one that DPDK's vDPA drivers use; mlx5 wants mlx5_core, others vfio-pci. ",
+                   device.pf.empty()
+                       ? absl::StrCat("But it is no VF: it is a NIC of this host's own",
+                                      device.interface.empty() ? "" : absl::StrCat(" (", device.interface, ")"),
+                                      ", which would lose it; name another device, or, if nothing here needs it, run: ")
+                       : "Run: ",
+                   BindCommands(device)));
 }
 
 absl::Status CheckVf(const PciDevice& device) {

@@ -476,7 +476,7 @@ TEST_F(DoctorTest, TheDaemonsOwnErrorOfAnUplinkComesFirst) {
   Interface("ep-vm1", "0x1003");
   Write("/sys/class/net/ep-vm1/tun_flags", "0x1002\n");
   facts.ports[0].state = "running";
-  facts.ports[0].uplink_errors = {"tap ep-vm1: a device of that name is there but is no multi-queue tap; ip link del"};
+  facts.ports[0].uplink_errors = {"tap ep-vm1: ep-vm1 is a tap with one queue; choose another name"};
   EXPECT_THAT(TextsOf(Examine(facts), "port vm1 uplink 0"),
               ElementsAre(HasSubstr("everportd: tap ep-vm1: a device of that name is there but is no multi-queue tap"),
                           HasSubstr("bridge br0 is up"), HasSubstr("tap ep-vm1 is in no bridge")));

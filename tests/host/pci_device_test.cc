@@ -149,6 +149,19 @@ TEST_F(PciDeviceTest, AnotherDriverIsNamedWithTheMend) {
   EXPECT_THAT(written_, IsEmpty());
 }
 
+TEST_F(PciDeviceTest, AHostsOwnNicIsNotTakenFromItUnsaid) {
+  const auto said = [&](const char* address) {
+    const auto device = ReadPciDevice(Root(), address);
+    return std::string(device.ok() ? CheckVdpa(*device).message() : device.status().message());
+  };
+  Device("0000:00:03.0", "virtio-pci", 3, "0x020000");
+  EXPECT_THAT(
+      said("0000:00:03.0"),
+      HasSubstr("But it is no VF: it is a NIC of this host's own, which would lose it; name another device, or, "
+                "if nothing here needs it, run: modprobe vfio-pci; "));
+  EXPECT_THAT(said(kVf), HasSubstr("others vfio-pci. Run: modprobe vfio-pci; "));
+}
+
 TEST_F(PciDeviceTest, BindTakesItFromItsDriver) {
   EXPECT_EQ(Said(true), "");
   const std::string device = "/sys/bus/pci/devices/0000:01:10.1/";

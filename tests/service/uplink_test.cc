@@ -8,11 +8,13 @@
 #include <gtest/gtest.h>
 #include <linux/capability.h>
 #include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <poll.h>
 #include <rte_mbuf.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -186,10 +188,25 @@ TEST_F(UplinkTest, TapThatIsDeletedIsFoundFailedAndCanBeMadeAnew) {
 }
 
 TEST_F(UplinkTest, TapThatCannotBeUsedSaysWhatToDo) {
-  Shell("ip tuntap add dev ep-single mode tap");
-  EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-single", ""})).status().message()),
-              HasSubstr("no multi-queue tap; ip link del ep-single"));
-  Shell("ip link del ep-single");
+  const auto said = [&](const std::string& device) {
+    const std::string message(Open(Port({UplinkKind::kTap, device, ""})).status().message());
+    EXPECT_THAT(message, Not(HasSubstr("ip link del"))) << "it is none of ours";
+    return message;
+  };
+  Shell("ip tuntap add dev ep-single mode tap && ip tuntap add dev ep-tun mode tun && ip link add ep-br type bridge");
+  EXPECT_THAT(said("ep-single"), StartsWith("tap ep-single: ep-single is a tap with one queue; choose another name"));
+  {
+    const UniqueFd other(open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    ifreq request{};
+    strcpy(request.ifr_name, "ep-single");
+    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    ASSERT_EQ(ioctl(other.get(), TUNSETIFF, &request), 0);
+    EXPECT_THAT(said("ep-single"), HasSubstr(" is a tap with one queue, in use by another program; choose another"));
+  }
+  EXPECT_THAT(said("ep-tun"), HasSubstr("ep-tun is a tun device, not a tap; choose another name"));
+  EXPECT_THAT(said("ep-br"), HasSubstr("ep-br is a bridge, not a tap; choose another name"));
+  EXPECT_THAT(said("lo"), HasSubstr("lo is the host's loopback interface, not a tap; choose another name"));
+  Shell("ip link del ep-single && ip link del ep-tun && ip link del ep-br");
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "br-none"})).status().message()),
               HasSubstr("bridge br-none does not exist; ip link add br-none type bridge && ip link set br-none up"));
   EXPECT_THAT(std::string(Open(Port({UplinkKind::kTap, "ep-nobridge", "lo"})).status().message()),

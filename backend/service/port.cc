@@ -20,6 +20,10 @@ absl::Duration AnnounceDelay(int round) {
   return absl::Milliseconds(50 + 100 * (round - 1));
 }
 
+// How long a port that has been attached may take to find its guest before others' wires to it count as leading
+// nowhere.
+constexpr absl::Duration kGuestAppears = absl::Seconds(1);
+
 double MillisecondsSince(absl::Time start) {
   return absl::ToDoubleMilliseconds(absl::Now() - start);
 }
@@ -135,6 +139,7 @@ void Port::OnSession(const SessionEvent& event) {
   session_ = event.state;
   session_reason_ = event.reason;
   NoteState();
+  TellPeers();
 }
 
 void Port::Announce(const uint8_t mac[6]) {
@@ -177,13 +182,34 @@ void Port::TakeConfig() {
 }
 
 void Port::OnPeerChanged(const std::string& peer) {
+  bool wired = false;
   for (int i = 0; i < uplinks_.size(); ++i) {
     const UplinkConfig& uplink = uplinks_.at(i).config;
-    if (uplink.kind != UplinkKind::kPort || uplink.device != peer) continue;
+    if (uplink.kind != UplinkKind::kPort || uplink.device != peer || uplinks_.at(i).leaving) continue;
     if (path_.active() == i) path_.Stop();
     uplinks_.Reopen(i, path_.guest_node());
+    wired = true;
   }
-  Reconcile();
+  if (wired) Reconcile();
+}
+
+void Port::OnPeerGuest(const std::string& peer) {
+  if (uplinks_.OnPeerGuest(peer)) Reconcile();
+}
+
+PeerGuest Port::guest_state() const {
+  // The keeper knows of a guest that is about to be served (again).
+  if (State() == "running" || (env_.keeper && session_ == SessionState::kRunning)) return PeerGuest::kRuns;
+  return absl::Now() < attached_at_ + kGuestAppears ? PeerGuest::kUnknown : PeerGuest::kAbsent;
+}
+
+// Later: they act, and this port may be in the middle of it.
+void Port::TellPeers() {
+  const PeerGuest now = guest_state();
+  if (std::exchange(told_peers_, now) == now) return;
+  boost::asio::post(env_.io, [weak = std::weak_ptr<Port*>(alive_)] {
+    if (auto alive = weak.lock()) (*alive)->env_.guest_changed((*alive)->config_.name);
+  });
 }
 
 void Port::OnNetdev(const std::string& name, unsigned index, bool running) {
@@ -221,6 +247,7 @@ void Port::Reconcile() {
     ChooseAndSwitch();
   }
   NoteState();
+  TellPeers();
   if (choosing_ && !path_.switching()) {  // the guest went in the middle of it
     std::exchange(choosing_, nullptr)(
         path_.active() == chosen_
@@ -230,7 +257,8 @@ void Port::Reconcile() {
   if (uplinks_.settled()) {
     for (auto& settled : std::exchange(settling_, {})) settled();
   }
-  ArmTimer(uplinks_.next());
+  const bool guest_due = guest_state() == PeerGuest::kUnknown;
+  ArmTimer(std::min(uplinks_.next(), guest_due ? attached_at_ + kGuestAppears : absl::InfiniteFuture()));
   env_.changed();
 }
 

@@ -31,7 +31,8 @@ struct PortEnvironment {
   PollerGroup& pollers;
   EventLog& events;
   UplinkEnvironment uplinks;
-  std::function<void()> changed;  // a port has acted
+  std::function<void()> changed;                               // a port has acted
+  std::function<void(const std::string& port)> guest_changed;  // its PeerGuest is another
   bool keeper = true;
   unsigned numa_nodes = 1;
   // While several ports are being attached none acts, so that a wire finds its peer.
@@ -58,6 +59,8 @@ class Port {
 
   void OnSession(const SessionEvent& event);
   void Announce(const uint8_t mac[6]);
+  // SetConfig follows: what this leaves out is not opened any more.
+  void PrepareConfig(const PortConfig& config) { uplinks_.PrepareConfig(config); }
   // New uplinks, MAC and so on; what concerns the session (DiffPorts) must be the same. A guest whose uplink is not
   // among them is moved off it first, if another works, which may take until after the call.
   void SetConfig(const PortConfig& config);
@@ -65,6 +68,10 @@ class Port {
   bool config_due() const { return config_due_; }
   // The port named has come or gone: a wire to it is opened anew.
   void OnPeerChanged(const std::string& peer);
+  // The guest of the port named has come or gone.
+  void OnPeerGuest(const std::string& peer);
+  // For other ports' wires.
+  PeerGuest guest_state() const;
   void OnNetdev(const std::string& name, unsigned index, bool running);
   void OnDeviceEvent();
   void Reconcile();
@@ -108,6 +115,7 @@ class Port {
   void SendAnnouncement();
   void ArmTimer(absl::Time when);
   void NoteState();
+  void TellPeers();
   std::string State() const;
   std::string PathReasonFor(int index) const;
   std::string WhyNot(int index) const;
@@ -141,6 +149,7 @@ class Port {
 
   uint64_t malformed_before_ = 0;  // counted by guest endpoints that are gone
   bool was_running_ = false;
+  PeerGuest told_peers_ = PeerGuest::kUnknown;
   uint64_t sessions_ = 0, replays_ = 0;
   absl::Time attached_at_ = absl::InfinitePast();
   double replay_ms_ = 0;

@@ -66,14 +66,17 @@ PortView Port::View() const {
   view.path.index = active;
   view.path.chosen = chosen_;
   view.path.reason = PathReasonFor(active);
+  if (const std::string note = active >= 0 ? uplinks_.WireNote(active) : ""; !note.empty()) view.path.reason = note;
   if (active >= 0) {
     view.path.kind = std::string(UplinkKindName(uplinks_.at(active).config.kind));
     view.path.mode = uplinks_.at(active).open && uplinks_.at(active).open->offload ? "offload" : "relay";
   }
   for (int i = 0; i < uplinks_.size(); ++i) {
     const UplinkSet::Item& item = uplinks_.at(i);
+    std::string error = uplinks_.WhyNot(i);
+    if (error.empty()) error = uplinks_.WireNote(i);
     const char* state = i == active ? "active" : item.error.empty() ? (item.open ? "standby" : "opening") : "failed";
-    view.uplinks.push_back({item.config, state, uplinks_.WhyNot(i), ProvingText(i)});
+    view.uplinks.push_back({item.config, state, error, ProvingText(i)});
   }
   view.switches = switches_;
   const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };

@@ -60,9 +60,18 @@ absl::Status Service::Start() {
     everport::Port* port = FindPort(name);
     return port ? WirePeer{port->guest(), port->counters()} : WirePeer{};
   };
-  environment_ = std::make_unique<PortEnvironment>(PortEnvironment{
-      io_, pollers_, events_, UplinkEnvironment{io_, mempools_, events_, devices_, find_guest, config_.daemon.keeper},
-      [this] { NoteProgress(); }, config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
+  const auto guest_of = [this](const std::string& name) {
+    const everport::Port* const port = FindPort(name);
+    return port ? port->guest_state() : PeerGuest::kAbsent;
+  };
+  environment_ = std::make_unique<PortEnvironment>(
+      PortEnvironment{io_, pollers_, events_,
+                      UplinkEnvironment{io_, mempools_, events_, devices_, find_guest, guest_of, config_.daemon.keeper},
+                      [this] { NoteProgress(); },
+                      [this](const std::string& name) {
+                        for (const auto& port : ports_) port->OnPeerGuest(name);
+                      },
+                      config_.daemon.keeper, static_cast<unsigned>(topology_.nodes.size())});
   std::error_code error;
   std::filesystem::create_directories(config_.daemon.run_dir, error);
   auto api = ApiServer::Listen(io_, *this, config_.daemon.run_dir + "/api.sock");

@@ -49,6 +49,10 @@ bool OutOfItsBridge(const UplinkConfig& uplink) {
       std::filesystem::symlink_status(absl::StrCat("/sys/class/net/", uplink.device, "/master"), error));
 }
 
+std::string NoGuestAt(const std::string& port) {
+  return absl::StrCat("port ", port, " has no running guest; start it, or see: everportctl port show ", port);
+}
+
 constexpr uint64_t kStallMs = 50;
 
 }  // namespace
@@ -97,6 +101,7 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
     } else {
       items_.push_back({.config = port.uplinks[i],
                         .health = HealthMonitor(absl::Milliseconds(port.failback_delay_ms)),
+                        .told = {},
                         .error = {},
                         .open = nullptr,
                         .serial = NextSerial()});
@@ -105,6 +110,7 @@ std::vector<int> UplinkSet::SetConfig(const PortConfig& port) {
   for (size_t i = 0; i < before.size(); ++i) {
     if (moved[i] < 0) dropped_.push_back(std::move(before[i]));
   }
+  for (int i = 0; i < size(); ++i) LookAtWire(i);  // there may be another uplink beside it now, or none
   return moved;
 }
 
@@ -199,7 +205,9 @@ void UplinkSet::OnOpened(Item& item, absl::StatusOr<std::unique_ptr<Uplink>> upl
     item.health.OnOpened(now);
     item.error.clear();
     LookAtLink(index);
+    LookAtWire(index);
     NoteLacks(index);
+    if (item.health.usable()) item.told.clear();
     if (item.health.state() == HealthMonitor::State::kProving) TellWell(index);
     return;
   }
@@ -237,6 +245,30 @@ void UplinkSet::LookAtLink(int index) {
     OnNetdev(link->name, link->index, link->running);
 }
 
+// A wire to nobody is as an uplink without link; but where there is no other, the guest's frames may as well go there.
+bool UplinkSet::LookAtWire(int index) {
+  const Item& item = at(index);
+  if (item.config.kind != UplinkKind::kPort || !item.open || !item.health.open()) return false;
+  const PeerGuest guest = size() == 1 ? PeerGuest::kRuns : env_.guest_of(item.config.device);
+  if (guest == PeerGuest::kUnknown) return false;
+  const Trouble trouble = guest == PeerGuest::kRuns ? Trouble::kNone : Trouble::kLinkDown;
+  return Condition(index, trouble, absl::Now(), NoGuestAt(item.config.device));
+}
+
+bool UplinkSet::OnPeerGuest(const std::string& peer) {
+  bool changed = false;
+  for (int i = 0; i < size(); ++i) {
+    if (at(i).config.device == peer) changed |= LookAtWire(i);
+  }
+  return changed;
+}
+
+std::string UplinkSet::WireNote(int index) const {
+  const UplinkConfig& uplink = at(index).config;
+  const bool only = size() == 1 && uplink.kind == UplinkKind::kPort && at(index).open;
+  return only && env_.guest_of(uplink.device) == PeerGuest::kAbsent ? NoGuestAt(uplink.device) : "";
+}
+
 bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std::string& what) {
   Item& item = items_[static_cast<size_t>(index)];
   const HealthMonitor::State before = item.health.state();
@@ -246,11 +278,15 @@ bool UplinkSet::Condition(int index, Trouble trouble, absl::Time now, const std:
   if (item.health.state() == before && item.health.trouble() == trouble_before) return false;
   if (trouble == Trouble::kNone) {
     item.error.clear();
+    item.told.clear();
     if (before == HealthMonitor::State::kTroubled) TellWell(index);
-  } else {
-    item.error = absl::StrCat(DescribeUplink(item.config), ": ", what);
-    env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", item.error), true);
+    return true;
   }
+  const bool wire = item.config.kind == UplinkKind::kPort;  // what is said of one names the port
+  item.error = wire ? what : absl::StrCat(DescribeUplink(item.config), ": ", what);
+  if (item.told != item.error)
+    env_.events.Add(port_.name, "path", absl::StrCat("uplink ", index, " failed: ", item.error), true);
+  item.told = item.error;
   return true;
 }
 
@@ -260,8 +296,8 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
     const Item& item = at(i);
     if (!item.open || !item.health.open()) continue;
     Trouble trouble = item.open->trouble();
-    const bool by_kernel = item.ifindex != 0 && item.health.trouble() == Trouble::kLinkDown;
-    if (trouble == Trouble::kNone && by_kernel) trouble = Trouble::kLinkDown;  // OnNetdev tells of its end
+    const bool told = item.ifindex != 0 || item.config.kind == UplinkKind::kPort;  // OnNetdev, OnPeerGuest tell its end
+    if (trouble == Trouble::kNone && told && item.health.trouble() == Trouble::kLinkDown) trouble = Trouble::kLinkDown;
     const bool can_stall = item.open->offload || item.open->endpoint->backpressure();
     if (trouble == Trouble::kNone && i == active && can_stall && stalled_ms >= kStallMs) trouble = Trouble::kStalled;
     changed |= Condition(i, trouble, now, std::string(TroubleText(trouble)));

@@ -18,6 +18,13 @@ namespace everport {
 // Of a device that its driver does not let go of: what is the matter, for how long, and the mend.
 std::string DescribeSlow(const DeviceWorker::Busy& busy);
 
+// Whether the port at the other end of a wire has a guest that takes frames.
+enum class PeerGuest {
+  kUnknown,  // its session is yet to be found: the port has just been attached
+  kAbsent,
+  kRuns,
+};
+
 // What uplinks need of the daemon; outlives them.
 struct UplinkEnvironment {
   boost::asio::io_context& io;
@@ -25,6 +32,7 @@ struct UplinkEnvironment {
   EventLog& events;
   DeviceWorker& devices;  // opens and closes what does not open quickly
   FindGuest find_guest;
+  std::function<PeerGuest(const std::string& port)> guest_of;
   bool keeper = true;  // sessions can be taken up anew without the guest's notice
 };
 
@@ -35,6 +43,7 @@ class UplinkSet {
   struct Item {
     UplinkConfig config;
     HealthMonitor health;
+    std::string told;              // the last trouble that an event has told; empty: it has been well since
     std::string error;             // why it does not work; empty if it does, or nothing is known yet
     bool unfit = false;            // an offload device that lacks what the guest has negotiated
     std::unique_ptr<Uplink> open;  // may still be there when health says closed: until CloseFailed
@@ -77,6 +86,10 @@ class UplinkSet {
   bool Poll(absl::Time now, int active, uint64_t stalled_ms);
   // The kernel's network device of that name has changed. index: 0 if it has gone.
   bool OnNetdev(const std::string& name, unsigned index, bool running);
+  // The guest of the port of that name has come or gone.
+  bool OnPeerGuest(const std::string& peer);
+  // What there is to say of a wire that is used all the same: it is the only uplink, and its other end has no guest.
+  std::string WireNote(int index) const;
   // Asks the kernel whether those devices are still there.
   bool CheckNetdevs();
   // A device has appeared or changed: those that do not work are tried again.
@@ -104,6 +117,7 @@ class UplinkSet {
   void OnOpened(Item& item, absl::StatusOr<std::unique_ptr<Uplink>> uplink);
   bool Condition(int index, Trouble trouble, absl::Time now, const std::string& what);
   void LookAtLink(int index);
+  bool LookAtWire(int index);
   void NoteLacks(int index);
   void TellWell(int index);
   void Close(std::unique_ptr<Uplink> uplink, const UplinkConfig& config);

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/component/guest_far_end.h"
 #include "tests/component/stack.h"
 #include "tests/fakes/arrivals.h"
 #include "tests/fakes/far_end.h"
@@ -33,25 +34,6 @@ constexpr size_t kFrame = 600;
 constexpr uint64_t kWindow = 128;  // frames under way: less than any queue on the way holds
 constexpr unsigned kPaths = 4;
 constexpr unsigned kMostRefusals = 1000;  // of an uplink that does not work just now
-
-class GuestFarEnd : public fakes::FarEnd {
- public:
-  explicit GuestFarEnd(FrontEnd& guest) : guest_(guest) {}
-  void Poll(const OnFrame& on_frame) override {
-    guest_.rx(0).Poll([&](std::span<const uint8_t> frame, const fakes::NetHeader&) { on_frame(frame); });
-    guest_.rx(0).AddBuffers();
-    guest_.FlushRx(0);
-    guest_.tx(0).PollUsed();
-  }
-  bool Send(std::span<const uint8_t> frame) override {
-    const bool sent = guest_.tx(0).Send(frame);
-    guest_.FlushTx(0);
-    return sent;
-  }
-
- private:
-  FrontEnd& guest_;
-};
 
 double At(const std::vector<double>& sorted, double quantile) {
   if (sorted.empty()) return 0;

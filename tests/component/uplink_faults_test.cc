@@ -7,6 +7,8 @@
 #include <boost/json/serialize.hpp>
 #include <cstdio>
 
+#include "absl/strings/str_cat.h"
+#include "tests/component/guest_far_end.h"
 #include "tests/component/guest_on_uplinks.h"
 
 namespace everport::component {
@@ -197,6 +199,80 @@ TEST_F(UplinkFaultsTest, APathChosenByHandIsStillTheChoiceAfterTheDaemonsDeath) 
   EXPECT_EQ(Port().at("path").at("reason"), "chosen by hand");
   ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": -1}").ok());
   EXPECT_TRUE(Until([&] { return Path() == 0; }, "the order of the configuration counts again"));
+}
+
+constexpr char kNobody[] = "port far has no running guest; start it, or see: everportctl port show far";
+
+class WireFaultsTest : public GuestOnUplinks {
+ protected:
+  void Wire(std::vector<std::pair<std::string, std::string>> more_uplinks) {
+    stack_.AddPort({.name = "vm",
+                    .uplink_kind = "port",
+                    .uplink_device = "far",
+                    .mac = "52:54:00:00:ee:02",
+                    .failback_delay_ms = 100,
+                    .more_uplinks = std::move(more_uplinks)});
+    stack_.AddPort({.name = "far", .uplink_kind = "port", .uplink_device = "vm", .mac = "52:54:00:00:ee:03"});
+    ASSERT_NO_FATAL_FAILURE(Connect());
+  }
+  void StartFar() {
+    far_ = std::make_unique<fakes::FrontEnd>(fakes::FrontEndOptions{.socket = stack_.Socket("far")});
+    const absl::Status connected = far_->Connect(absl::Seconds(10));
+    ASSERT_TRUE(connected.ok()) << connected;
+    ends_.push_back(std::make_unique<GuestFarEnd>(*far_));
+  }
+  std::string Error() const { return std::string(Port().at("uplinks").at(0).at("error").as_string()); }
+
+  std::unique_ptr<fakes::FrontEnd> far_;
+};
+
+TEST_F(WireFaultsTest, AWireWhoseOtherEndHasNoGuestIsLeftAndUsedAgainWhenItHas) {
+  ASSERT_NO_FATAL_FAILURE(Wire({{"tap", "uftap"}}));
+  ASSERT_TRUE(Until([&] { return Path() == 1; }, "the next uplink serves"));
+  EXPECT_EQ(Error(), kNobody);
+  EXPECT_EQ(std::string(Port().at("path").at("reason").as_string()),
+            absl::StrCat("fallback: port far does not work: ", kNobody));
+  Hear("uftap");
+  EXPECT_TRUE(ArrivesBy(0));
+  ASSERT_NO_FATAL_FAILURE(StartFar());
+  ASSERT_TRUE(Until([&] { return Path() == 0; }, "the wire leads somewhere"));
+  EXPECT_TRUE(ArrivesBy(1));
+  EXPECT_EQ(Error(), "");
+
+  const absl::Time stop = absl::Now();
+  ASSERT_TRUE(far_->Stop().ok());
+  ASSERT_TRUE(Until([&] { return Path() == 1; }, "the guest at the other end has stopped"));
+  const absl::Duration noticed = absl::Now() - stop;
+  EXPECT_LT(noticed, absl::Milliseconds(500));
+  EXPECT_TRUE(ArrivesBy(0));
+  ASSERT_TRUE(far_->Resume().ok());
+  ASSERT_TRUE(Until([&] { return Path() == 0; }, "and goes on"));
+  EXPECT_TRUE(ArrivesBy(1));
+  std::printf("on the next uplink %.1f ms after the guest at the other end began to stop\n",
+              absl::ToDoubleMilliseconds(noticed));
+
+  stack_.KillDaemon();
+  ASSERT_TRUE(stack_.StartDaemon().ok());
+  ASSERT_TRUE(Until([&] { return Path() == 0; }, "the daemon is there again"));
+  EXPECT_TRUE(ArrivesBy(1));
+  RunUntil(absl::Now() + absl::Seconds(1.5));
+  EXPECT_EQ(Path(), 0);
+  EXPECT_EQ(EventWith("failed"), -1) << "both guests were running all the time";
+  EXPECT_EQ(arrived_.doubled + arrived_.overtaken + arrived_.corrupted, 0u);
+}
+
+TEST_F(WireFaultsTest, AWireAloneIsUsedWhateverIsAtItsOtherEndAndSaysWhenThatIsNobody) {
+  ASSERT_NO_FATAL_FAILURE(Wire({}));
+  ASSERT_TRUE(Until([&] { return Error() == kNobody; }, "told"));
+  EXPECT_EQ(Path(), 0);
+  EXPECT_EQ(Port().at("path").at("reason"), kNobody);
+  EXPECT_EQ(EventWith("failed"), -1);
+  EXPECT_TRUE(Until([&] { return stack_.PortNumber("vm", "drops") > 100; }, "frames are dropped and counted"));
+  ASSERT_NO_FATAL_FAILURE(StartFar());
+  EXPECT_TRUE(ArrivesBy(0));
+  EXPECT_EQ(Error(), "");
+  EXPECT_EQ(Port().at("path").at("reason"), "first choice");
+  EXPECT_EQ(EventWith("no uplink works"), -1);
 }
 
 }  // namespace

@@ -130,6 +130,16 @@ void Service::Apply(const std::vector<PortConfig>& next) {
   const auto config_of = [&](const std::string& name) {
     return *std::find_if(next.begin(), next.end(), [&](const PortConfig& port) { return port.name == name; });
   };
+  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
+    for (const std::string& name : names) events_.Add(name, "config", what);
+  };
+  // Before what comes of it.
+  tell(diff.removed, "removed by the configuration file");
+  tell(diff.session_changed, "changed by the configuration file: its session begins anew");
+  tell(diff.added, "added by the configuration file");
+  tell(diff.uplink_changed, "uplinks changed by the configuration file");
+  // Wires that go together with the port at their other end are not at fault.
+  for (const std::string& name : diff.uplink_changed) FindPort(name)->PrepareConfig(config_of(name));
   for (const std::string& name : diff.removed) {
     Drop(name);
     NoteChoice(name, std::nullopt);
@@ -142,17 +152,10 @@ void Service::Apply(const std::vector<PortConfig>& next) {
     }
   }
   ForgetStaleChoices();
-  const auto tell = [&](const std::vector<std::string>& names, const char* what) {
-    for (const std::string& name : names) events_.Add(name, "config", what);
-  };
-  tell(diff.uplink_changed, "uplinks changed by the configuration file");  // before what comes of it
   for (const std::string& name : diff.uplink_changed) {
     FindPort(name)->SetConfig(config_of(name));
     NoteChoice(name, FindPort(name)->chosen());
   }
-  tell(diff.removed, "removed by the configuration file");
-  tell(diff.added, "added by the configuration file");
-  tell(diff.session_changed, "changed by the configuration file: its session begins anew");
   events_.Add("", "config",
               absl::StrCat("reloaded: ", diff.added.size(), " added, ", diff.removed.size(), " removed, ",
                            diff.session_changed.size() + diff.uplink_changed.size(), " changed"));

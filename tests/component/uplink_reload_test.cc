@@ -100,6 +100,35 @@ TEST_F(UplinkReloadTest, TheOnlyUplinkChangedIsASwitchThatDropsNothing) {
   EXPECT_EQ(Port().at("drops_by_cause").at("no_path"), 0) << "what the guest sends waits in its rings";
 }
 
+TEST_F(UplinkReloadTest, AWireThatGoesTogetherWithItsOtherEndIsNotSaidToHaveFailed) {
+  stack_.AddPort({.name = "vm",
+                  .uplink_kind = "port",
+                  .uplink_device = "far",
+                  .mac = "52:54:00:00:ee:02",
+                  .more_uplinks = {{"tap", "uftap"}}});
+  stack_.AddPort({.name = "far", .uplink_kind = "port", .uplink_device = "vm", .mac = "52:54:00:00:ee:03"});
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  fakes::FrontEnd far({.socket = stack_.Socket("far")});
+  const absl::Status connected = far.Connect(absl::Seconds(10));
+  ASSERT_TRUE(connected.ok()) << connected;
+  ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": 0}").ok());  // however long the guest there took
+  ASSERT_TRUE(AllOpen(0));
+  const size_t before = Events().size();
+  Vm().uplink_kind = "tap";
+  Vm().uplink_device = "uftap";
+  Vm().more_uplinks.clear();
+  stack_.RemovePort("far");
+  Reload();
+  Hear("uftap");
+  EXPECT_TRUE(ArrivesBy(0));
+  const int at = EventWith("path 0 -> 1 (tap uftap, relay): the uplink in use, port far, was removed by the");
+  EXPECT_GT(at, EventWith("removed by the configuration file"));
+  EXPECT_GT(at, EventWith("uplinks changed by the configuration file"));
+  EXPECT_GE(EventWith("uplinks changed by the configuration file"), static_cast<int>(before));
+  for (const boost::json::object& event : Events())
+    EXPECT_THAT(std::string(event.at("message").as_string()), Not(HasSubstr("does not exist yet")));
+}
+
 TEST_F(UplinkReloadTest, AChoiceByHandFollowsItsUplinkAndIsToldWhenThatIsGone) {
   ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}));
   Vm().more_uplinks.emplace_back("tap", "uftap2");

@@ -49,6 +49,31 @@ bool OutOfItsBridge(const UplinkConfig& uplink) {
       std::filesystem::symlink_status(absl::StrCat("/sys/class/net/", uplink.device, "/master"), error));
 }
 
+constexpr char kGone[] =
+    "the device has gone; it is used again as soon as it is back: see `ip link`, or take the uplink out of the "
+    "configuration";
+
+// What to look at where a device's driver tells of a trouble; each is tried again by itself.
+std::string Mend(UplinkKind kind, Trouble trouble) {
+  switch (trouble) {
+    case Trouble::kNone:
+      return "";
+    case Trouble::kLinkDown:
+      return kind == UplinkKind::kVdev ? "start what is at its other end, or set up what its arguments name"
+             : kind == UplinkKind::kVf ? "set its PF up, and look after that one's cable"
+                                       : "look after its cable or what is at its other end";
+    case Trouble::kStalled:
+      return "it is opened anew; if it stalls again, see the kernel's log, and whether what is at its other end works";
+    case Trouble::kNeedsReset:
+      return "it is opened anew; if that does not help, see the kernel's log";
+    case Trouble::kRemoved:
+      return "it is used again as soon as it is back; else take the uplink out of the configuration";
+    case Trouble::kError:
+      return "it is opened anew; if that does not help, see everportd's and the kernel's log";
+  }
+  return "";
+}
+
 std::string NoGuestAt(const std::string& port) {
   return absl::StrCat("port ", port, " has no running guest; start it, or see: everportctl port show ", port);
 }
@@ -300,7 +325,8 @@ bool UplinkSet::Poll(absl::Time now, int active, uint64_t stalled_ms) {
     if (trouble == Trouble::kNone && told && item.health.trouble() == Trouble::kLinkDown) trouble = Trouble::kLinkDown;
     const bool can_stall = item.open->offload || item.open->endpoint->backpressure();
     if (trouble == Trouble::kNone && i == active && can_stall && stalled_ms >= kStallMs) trouble = Trouble::kStalled;
-    changed |= Condition(i, trouble, now, std::string(TroubleText(trouble)));
+    changed |= Condition(i, trouble, now,
+                         absl::StrCat(std::string(TroubleText(trouble)), "; ", Mend(item.config.kind, trouble)));
   }
   return changed;
 }
@@ -325,7 +351,7 @@ bool UplinkSet::OnNetdev(const std::string& name, unsigned index, bool running) 
     }
     if (item.ifindex == 0 || item.config.device != name || !item.health.open()) continue;
     if (index != item.ifindex) {
-      changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+      changed |= Condition(i, Trouble::kRemoved, absl::Now(), kGone);
     } else if (running && OutOfItsBridge(item.config)) {
       changed |= Condition(i, Trouble::kError, absl::Now(),
                            absl::StrCat("it is not in bridge ", item.config.bridge,
@@ -346,7 +372,7 @@ bool UplinkSet::CheckNetdevs() {
   for (int i = 0; i < size(); ++i) {
     const Item& item = at(i);
     if (item.ifindex == 0 || !item.health.open() || DeviceIndex(item.config) == item.ifindex) continue;
-    changed |= Condition(i, Trouble::kRemoved, absl::Now(), "the device has gone; it is tried again");
+    changed |= Condition(i, Trouble::kRemoved, absl::Now(), kGone);
   }
   return changed;
 }

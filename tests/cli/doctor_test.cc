@@ -478,7 +478,7 @@ TEST_F(DoctorTest, TheDaemonsOwnErrorOfAnUplinkComesFirst) {
   facts.ports[0].state = "running";
   facts.ports[0].uplink_errors = {"tap ep-vm1: ep-vm1 is a tap with one queue; choose another name"};
   EXPECT_THAT(TextsOf(Examine(facts), "port vm1 uplink 0"),
-              ElementsAre(HasSubstr("everportd: tap ep-vm1: a device of that name is there but is no multi-queue tap"),
+              ElementsAre(HasSubstr("everportd: tap ep-vm1: ep-vm1 is a tap with one queue"),
                           HasSubstr("bridge br0 is up"), HasSubstr("tap ep-vm1 is in no bridge")));
 }
 

@@ -14,6 +14,7 @@
 #include "backend/datapath/guest_rings.h"
 #include "backend/datapath/index_page_map.h"
 #include "backend/keeper/index_page.h"
+#include "migration/feature_contract.h"
 
 struct rte_mempool;
 
@@ -84,6 +85,7 @@ class GuestEndpoint : public Endpoint {
   void OnNewDevice(int vid);
   void OnDestroyDevice();
   void OnVringState(int vid, uint16_t vring, bool enabled);
+  void OnFeatures(uint64_t features);  // VHOST_F_LOG_ALL alone may change while the device runs
   void OnConnection(bool connected);
   void OnVdpaRefused();
 
@@ -101,14 +103,15 @@ class GuestEndpoint : public Endpoint {
   const void* ring_address() const { return ring_address_.load(std::memory_order_acquire); }
 
  private:
-  struct JournalledRing {
-    const PackedDesc* ring = nullptr;
+  struct Place {
+    const PackedDesc* packed = nullptr;  // nullptr: a split ring
     uint16_t size = 0;
-    IndexPageVring* page = nullptr;  // nullptr: the vring is not journalled
-    bool operator==(const JournalledRing&) const = default;
+    uint64_t desc = 0, used = 0;     // guest physical; of a packed ring the device event area
+    IndexPageVring* page = nullptr;  // nullptr: straight to QEMU
+    bool operator==(const Place&) const = default;
   };
   struct Vring {
-    JournalledRing journalled;  // written by the event thread, only while no poller is in this vring
+    Place place;  // written by the event thread, only while no poller is in this vring
     // The poller's (OnDestroyDevice's, once they are outside). Packed: where a chain without end was seen once, and
     // where it was counted.
     int suspect_at = -1, broken_at = -1;
@@ -124,14 +127,19 @@ class GuestEndpoint : public Endpoint {
       stuck_since = 0;
     }
   };
+  Place PlaceOf(int vid, uint16_t vring, bool packed) const;
   GuestRings ReadRings(int vid) const;
   void WritePositions(int vid, const GuestRings& rings);
   int UsableVid(uint16_t vring) const;
   uint16_t ReceiveJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t TransmitJournalled(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
-  static uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
-  uint16_t FramesThatFit(int vid, const Vring& v, uint16_t position, unsigned chains, rte_mbuf** frames,
-                         uint16_t n) const;
+  uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
+  uint16_t TransmitLogged(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
+  uint16_t PackedFramesThatFit(int vid, Vring& v, uint16_t position, unsigned& chains, rte_mbuf** frames, uint16_t n);
+  bool logging() const { return features() >> kVhostLogAll & 1; }
+  // Mark in the dirty log what librte_vhost does not (guest_bursts.cc says why).
+  void MarkSlots(int vid, const Vring& v, uint16_t from, uint16_t to);
+  void MarkEvents(int vid, const Vring& v);
   void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
   void NoteIncompleteChain(Vring& v, uint16_t position);
   void RememberMemory(int vid);

@@ -49,6 +49,10 @@ int VringStateChanged(int vid, uint16_t vring, int enabled) {
   if (auto guest = Find(vid)) guest->OnVringState(vid, vring, enabled != 0);
   return 0;
 }
+int FeaturesChanged(int vid, uint64_t features) {
+  if (auto guest = Find(vid)) guest->OnFeatures(features);
+  return 0;
+}
 int NewConnection(int vid) {
   if (auto guest = Find(vid)) guest->OnConnection(true);
   return 0;
@@ -77,6 +81,7 @@ const rte_vhost_device_ops kOps = [] {
   ops.new_device = NewDevice;
   ops.destroy_device = DestroyDevice;
   ops.vring_state_changed = VringStateChanged;
+  ops.features_changed = FeaturesChanged;
   ops.new_connection = NewConnection;
   ops.destroy_connection = DestroyConnection;
   return ops;

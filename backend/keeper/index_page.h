@@ -16,6 +16,11 @@
 // without the guest having been able to see it. Split rings need none of this (used->idx is exact) and leave n = 0,
 // P unused.
 //
+// While the front-end logs dirty pages (VHOST_F_LOG_ALL) the page also tells what a burst towards the guest may write,
+// for either layout: before the burst ranges[0..n) = the buffers of all chains it may take, then range_count = n, release;
+// after it, with everything marked in the log, range_count = 0. The guest may take a buffer back, and put another in its
+// place, before the daemon has marked it: only this tells the keeper what a daemon that died in between owes to the log.
+//
 // Everything here is native-endian, one writer (the poller that owns the ring) and readers only once it has died.
 
 #include <atomic>
@@ -25,9 +30,10 @@
 namespace everport {
 
 inline constexpr uint32_t kIndexPageMagic = 0x45504958;  // "EPIX"
-inline constexpr uint32_t kIndexPageVersion = 1;
+inline constexpr uint32_t kIndexPageVersion = 2;
 inline constexpr unsigned kIndexPageVrings = 32;   // 16 queue pairs
 inline constexpr unsigned kIndexPageChains = 256;  // per burst
+inline constexpr unsigned kIndexPageRanges = 512;  // likewise
 
 // One available chain as the guest wrote it: its head descriptor's len, its buffer id (of its last descriptor, where
 // the specification puts it; virtio 1.2, 2.8.6) and how many ring slots it takes (1 for an indirect one).
@@ -40,12 +46,19 @@ struct IndexPageChain {
 };
 static_assert(sizeof(IndexPageChain) == 12);
 
+struct IndexPageRange {
+  uint64_t guest_phys_addr;
+  uint64_t bytes;
+};
+static_assert(sizeof(IndexPageRange) == 16);
+
 // head, one 64-bit word so that it changes in one store: bits 0-15 position, 16-31 number of valid entries,
 // bit 32 set once the poller has written it for this session (clear: the ring's recorded base holds).
 struct IndexPageVring {
   std::atomic<uint64_t> head;
-  uint64_t reserved;
+  std::atomic<uint64_t> range_count;  // 0 … kIndexPageRanges
   IndexPageChain chains[kIndexPageChains];
+  IndexPageRange ranges[kIndexPageRanges];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 

@@ -1,5 +1,7 @@
 #include "backend/keeper/session.h"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -107,6 +109,7 @@ void Session::StopRing(unsigned ring, uint32_t base) {
 
 void Session::ClearHead(unsigned ring) {
   page_->vrings[ring].head.store(0, std::memory_order_release);
+  page_->vrings[ring].range_count.store(0, std::memory_order_release);
 }
 
 void Session::EndSession(const std::string& reason) {
@@ -121,7 +124,9 @@ void Session::EndSession(const std::string& reason) {
   record_ = SessionRecord{};
   ++page_->generation;
   for (unsigned ring = 0; ring < kIndexPageVrings; ++ring)
-    if (page_->vrings[ring].head.load(std::memory_order_relaxed) != 0) ClearHead(ring);
+    if (page_->vrings[ring].head.load(std::memory_order_relaxed) != 0 ||
+        page_->vrings[ring].range_count.load(std::memory_order_relaxed) != 0)
+      ClearHead(ring);
   UpdateState(reason);
 }
 
@@ -177,26 +182,47 @@ absl::StatusOr<uint16_t> Session::PackedBase(unsigned ring) {
   for (auto repair = recovery->repairs.rbegin(); repair != recovery->repairs.rend(); ++repair) {
     const auto at = place(repair->slot);
     if (absl::Status s = files_->Write(at->fd, at->offset, &repair->tail, sizeof repair->tail); !s.ok()) return s;
-    MarkDirty(at->guest_phys_addr, sizeof repair->tail);
+    MarkDirty({at->guest_phys_addr, sizeof repair->tail});
   }
   // From here on the ring is at rest: a second look finds the same.
   journal.head.store(IndexPageHead(recovery->position, 0), std::memory_order_release);
   return recovery->position;
 }
 
-// vhost-user.rst, "Migration": one bit a page. Nobody else sets bits now; the front-end only takes them away, so a
-// bit that comes back is a page sent once too often, no more.
-void Session::MarkDirty(uint64_t guest_phys_addr, uint64_t bytes) {
-  constexpr uint64_t kLogPage = 4096;
+void Session::MarkDirty(const GuestRange& range) {
   if (!record_.log || !record_.Has(kVhostLogAll)) return;
-  for (uint64_t page = guest_phys_addr / kLogPage; page <= (guest_phys_addr + bytes - 1) / kLogPage; ++page) {
-    if (page / 8 >= record_.log->mmap_size) continue;
-    const uint64_t at = record_.log->mmap_offset + page / 8;
-    uint8_t bits = 0;
-    absl::Status status = files_->Read(record_.log_fd.get(), at, &bits, 1);
-    bits |= static_cast<uint8_t>(1u << page % 8);
-    if (status.ok()) status = files_->Write(record_.log_fd.get(), at, &bits, 1);
-    if (!status.ok()) Put(Note{absl::StrCat("dirty log: ", std::string(status.message()))});
+  constexpr uint64_t kPiece = 4096;
+  static constexpr std::array<uint8_t, kPiece> kAllSet = [] {
+    std::array<uint8_t, kPiece> bytes{};
+    bytes.fill(0xff);
+    return bytes;
+  }();
+  const std::optional<LogBytes> marks = LogBytesOf(range, record_.log->mmap_size);
+  absl::Status status;
+  for (uint64_t at = marks ? marks->first : 1; marks && at <= marks->last && status.ok(); at += kPiece) {
+    const uint64_t bytes = std::min(kPiece, marks->last - at + 1);
+    status = files_->Write(record_.log_fd.get(), record_.log->mmap_offset + at, kAllSet.data(), bytes);
+  }
+  if (!status.ok()) Put(Note{absl::StrCat("dirty log: ", std::string(status.message()))});
+}
+
+// What the daemon may have written and not marked when its link was lost. It marks a burst's writes one after the
+// other, after having written; what they can be is on the index page. The rings' own parts go unlooked at.
+void Session::MarkUnfinished() {
+  if (!record_.log || !record_.Has(kVhostLogAll)) return;
+  for (unsigned ring = 0; ring < vrings(); ++ring) {
+    const VringRecord& vring = record_.vrings[ring];
+    if (!vring.started() || !vring.addr) continue;
+    const auto desc = Locate(record_.memory, vring.addr->desc_user_addr, 1);
+    const auto used = Locate(record_.memory, vring.addr->used_user_addr, 1);
+    if (desc && used)
+      for (const GuestRange& part :
+           WrittenRingParts(record_.packed(), vring.num, desc->guest_phys_addr, used->guest_phys_addr))
+        MarkDirty(part);
+    const IndexPageVring& journal = page_->vrings[ring];
+    const uint64_t ranges = journal.range_count.load(std::memory_order_acquire);
+    for (uint64_t i = 0; i < std::min<uint64_t>(ranges, kIndexPageRanges); ++i)
+      MarkDirty({journal.ranges[i].guest_phys_addr, journal.ranges[i].bytes});
   }
 }
 

@@ -31,6 +31,7 @@
 #include "backend/keeper/replay_plan.h"
 #include "backend/keeper/session_record.h"
 #include "backend/vhost_user/message.h"
+#include "migration/dirty_log.h"
 #include "migration/feature_contract.h"
 
 namespace everport {
@@ -179,7 +180,8 @@ class Session {
   uint32_t BaseFromMemory(unsigned ring);
   absl::StatusOr<uint16_t> SplitBase(const VringRecord& vring);
   absl::StatusOr<uint16_t> PackedBase(unsigned ring);
-  void MarkDirty(uint64_t guest_phys_addr, uint64_t bytes);
+  void MarkDirty(const GuestRange& range);
+  void MarkUnfinished();
   void Put(Action action) { out_.push_back(std::move(action)); }
   Actions Take() { return std::exchange(out_, {}); }
   unsigned vrings() const { return 2u * spec_.queue_pairs; }

@@ -148,6 +148,7 @@ void Session::DropDaemon(const std::string& reason, bool hold_back) {
 }
 
 void Session::LoseDaemon() {
+  MarkUnfinished();
   link_ = Link::kNone;
   expected_.clear();
   plan_sent_ = false;

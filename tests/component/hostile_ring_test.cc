@@ -292,7 +292,7 @@ TEST_P(HostileRing, IsCountedAndDropped) {
       peer.FlushTx(0);
     };
     ASSERT_TRUE(bystanders_->Eventually([&] { return stack_->PortState("victim") == "running"; })) << stack_->Logs();
-    const GuestMemory::Block buffer = hostile.memory().Allocate(64 << 10, 4096);
+    const GuestMemory::Block buffer = hostile.memory().Allocate(64 << 10);
     const int64_t before = Drops();
     attack.act(hostile, buffer);
     hostile.Kick(attack.ring);

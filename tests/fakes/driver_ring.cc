@@ -11,7 +11,7 @@ std::unique_ptr<DriverRing> DriverRing::Make(const RingOptions& options, GuestMe
 }
 
 DriverRing::DriverRing(const RingOptions& options, GuestMemory& memory)
-    : indirect_(memory.Allocate(size_t{16} * options.max_indirect * options.size, 16)),
+    : indirect_(memory.Allocate(size_t{16} * options.max_indirect * options.size)),
       options_(options),
       free_(options.size),
       outstanding_(options.size) {

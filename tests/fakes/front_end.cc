@@ -262,7 +262,8 @@ absl::Status FrontEnd::Run(const Step& step) {
     case Step::kSetOwner:
       return WithStep(TellBytes(Request::kSetOwner, {}), step);
     case Step::kSetFeatures: {
-      const absl::Status sent = SetFeatures(offered_ & WantedFeatures());
+      const uint64_t log = logging_ ? Bit(kVhostLogAll) : 0;
+      const absl::Status sent = SetFeatures(offered_ & (WantedFeatures() | log));
       if (rx_.empty()) MakeDriver();
       return WithStep(sent, step);
     }
@@ -319,15 +320,16 @@ absl::Status FrontEnd::RunRingStep(const Step& step) {
   }
 }
 
-absl::Status FrontEnd::SetAddr(unsigned index, bool log) {
+absl::Status FrontEnd::SetAddr(unsigned index, bool acknowledge) {
   const DriverRing& of = ring(index);
+  // log_guest_addr as QEMU has it (hw/virtio/vhost.c), for a packed ring too: the device area.
   const vhost_user::VringAddr addr{.index = index,
-                                   .flags = log ? 1u : 0u,
+                                   .flags = logging_ ? 1u : 0u,
                                    .desc_user_addr = memory_->Uva(of.desc_gpa()),
                                    .used_user_addr = memory_->Uva(of.device_gpa()),
                                    .avail_user_addr = memory_->Uva(of.driver_gpa()),
-                                   .log_guest_addr = of.packed() ? of.desc_gpa() : of.device_gpa()};
-  return Tell(Request::kSetVringAddr, addr, {}, log);
+                                   .log_guest_addr = of.device_gpa()};
+  return Tell(Request::kSetVringAddr, addr, {}, acknowledge);
 }
 
 absl::Status FrontEnd::SendMemTable() {
@@ -355,6 +357,7 @@ absl::Status FrontEnd::StartLog() {
   // With LOG_SHMFD the back-end always answers SET_LOG_BASE.
   if (auto s = socket_.SendValue(Request::kSetLogBase, log, fds); !s.ok()) return s;
   if (auto reply = socket_.Receive(options_.reply_timeout); !reply.ok()) return reply.status();
+  logging_ = true;
   if (auto s = SetFeatures(features_ | Bit(kVhostLogAll)); !s.ok()) return s;
   for (unsigned index = 0; index < bases_.size(); ++index) {
     if (auto s = SetAddr(index, true); !s.ok()) return s;
@@ -363,6 +366,7 @@ absl::Status FrontEnd::StartLog() {
 }
 
 absl::Status FrontEnd::StopLog() {
+  logging_ = false;
   if (auto s = SetFeatures(features_ & ~Bit(kVhostLogAll)); !s.ok()) return s;
   for (unsigned index = 0; index < bases_.size(); ++index) {
     if (auto s = SetAddr(index, false); !s.ok()) return s;

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -114,6 +115,7 @@ class FrontEnd {
   absl::Status StartLog();      // SET_LOG_BASE with a memfd, then SET_FEATURES with LOG_ALL, ADDR with F_LOG
   absl::Status StopLog();       // SET_FEATURES without
   std::span<const uint8_t> log() const { return {log_map_, log_bytes_}; }  // one bit per 4 KiB page of guest physical
+  void ClearLog() { std::memset(log_map_, 0, log_bytes_); }                // nobody may be writing to the guest
   absl::Status SendRarp(const uint8_t mac[6]);
   absl::Status SetMtu(uint16_t mtu);
 
@@ -158,7 +160,7 @@ class FrontEnd {
   absl::Status RunRingStep(const Step& step);
   absl::StatusOr<uint64_t> AskU64(vhost_user::Request request);
   absl::Status SetFeatures(uint64_t features);
-  absl::Status SetAddr(unsigned ring, bool log);
+  absl::Status SetAddr(unsigned ring, bool acknowledge);
   bool reply_ack() const { return protocol_ & Bit(vhost_user::kProtocolReplyAck); }
 
   FrontEndOptions options_;
@@ -172,6 +174,7 @@ class FrontEnd {
   std::vector<std::unique_ptr<TxQueue>> tx_;
   uint64_t offered_ = 0, offered_protocol_ = 0, features_ = 0, protocol_ = 0, queue_num_ = 0;
   uint64_t kicks_ = 0;
+  bool logging_ = false;
   UniqueFd log_fd_;
   uint8_t* log_map_ = nullptr;
   size_t log_bytes_ = 0;

@@ -38,12 +38,20 @@ GuestMemory::~GuestMemory() {
   for (Region& region : regions_) ::munmap(region.map, region.map_bytes);
 }
 
-GuestMemory::Block GuestMemory::Allocate(size_t size, size_t align) {
+std::vector<GuestMemory::Block> GuestMemory::Regions() const {
+  std::vector<Block> blocks;
+  for (const Region& region : regions_)
+    blocks.push_back({region.wire.guest_phys_addr, region.map + kFileOffset, region.wire.memory_size});
+  return blocks;
+}
+
+GuestMemory::Block GuestMemory::Allocate(size_t size) {
   Region* emptiest = &regions_[0];
   for (Region& region : regions_) {
     if (region.wire.memory_size - region.used > emptiest->wire.memory_size - emptiest->used) emptiest = &region;
   }
-  const size_t start = (emptiest->used + align - 1) & ~(align - 1);
+  constexpr size_t kPage = 4096;
+  const size_t start = (emptiest->used + kPage - 1) & ~(kPage - 1);
   errno = ENOMEM;
   FAKES_REQUIRE(start + size <= emptiest->wire.memory_size);
   emptiest->used = start + size;

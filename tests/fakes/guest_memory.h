@@ -25,9 +25,9 @@ class GuestMemory {
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
 
-  // Zeroed, inside one region (the emptiest), aligned to `align` (a power of two). Ends the program when there is no
-  // room.
-  Block Allocate(size_t size, size_t align = 64);
+  // Zeroed, inside one region (the emptiest), on pages of its own: what is written there marks no other block's page.
+  // Ends the program when there is no room.
+  Block Allocate(size_t size);
   // Gives everything back: a guest that boots anew. Zeroes the memory.
   void Reset();
 
@@ -35,6 +35,7 @@ class GuestMemory {
   uint64_t Uva(uint64_t gpa) const;
   // Where gpa … gpa+len lies here; nullptr if not wholly inside one region.
   uint8_t* Host(uint64_t gpa, uint64_t len) const;
+  std::vector<Block> Regions() const;
   uint64_t highest_gpa() const;  // first address after the last region
 
   // SET_MEM_TABLE's content and descriptors, in the same order.

@@ -24,7 +24,7 @@ uint32_t Stride(uint32_t bytes) {
 TxQueue::TxQueue(std::unique_ptr<DriverRing> ring, GuestMemory& memory, uint32_t slot_bytes)
     : ring_(std::move(ring)),
       stride_(Stride(kHeader + slot_bytes + kMostCuts * kGap)),
-      slots_(memory.Allocate(size_t{stride_} * ring_->size(), 4096)),
+      slots_(memory.Allocate(size_t{stride_} * ring_->size())),
       free_slots_(AllSlots(ring_->size())) {}
 
 bool TxQueue::Send(std::span<const uint8_t> frame, const ChainShape& shape, const NetHeader& header) {
@@ -73,7 +73,7 @@ RxQueue::RxQueue(std::unique_ptr<DriverRing> ring, GuestMemory& memory, uint32_t
       mergeable_(mergeable),
       split_header_(split_header),
       indirect_(indirect),
-      slots_(memory.Allocate(size_t{stride_} * ring_->size(), 4096)),
+      slots_(memory.Allocate(size_t{stride_} * ring_->size())),
       free_slots_(AllSlots(ring_->size())) {}
 
 unsigned RxQueue::AddBuffers(unsigned most) {

@@ -12,9 +12,9 @@ constexpr uint16_t kGarbageId = 0xdead;  // only the last descriptor's id counts
 
 PackedRing::PackedRing(const RingOptions& options, GuestMemory& memory)
     : DriverRing(options, memory),
-      desc_block_(memory.Allocate(size_t{16} * options.size, 4096)),
-      driver_block_(memory.Allocate(4, 4096)),
-      device_block_(memory.Allocate(4, 4096)) {}
+      desc_block_(memory.Allocate(size_t{16} * options.size)),
+      driver_block_(memory.Allocate(4)),
+      device_block_(memory.Allocate(4)) {}
 
 uint16_t PackedRing::RawFlags(uint16_t flags) const {
   return static_cast<uint16_t>(flags | (avail_wrap_ ? kPackedAvail : kPackedUsed));

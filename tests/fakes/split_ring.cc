@@ -17,9 +17,9 @@ bool NeedEvent(uint16_t event, uint16_t now, uint16_t before) {
 
 SplitRing::SplitRing(const RingOptions& options, GuestMemory& memory)
     : DriverRing(options, memory),
-      desc_block_(memory.Allocate(size_t{16} * options.size, 4096)),
-      avail_block_(memory.Allocate(size_t{6} + 2u * options.size, 4096)),
-      used_block_(memory.Allocate(size_t{6} + 8u * options.size, 4096)),
+      desc_block_(memory.Allocate(size_t{16} * options.size)),
+      avail_block_(memory.Allocate(size_t{6} + 2u * options.size)),
+      used_block_(memory.Allocate(size_t{6} + 8u * options.size)),
       next_(options.size) {
   for (uint16_t i = 0; i < options.size; ++i) free_descs_.push_back(i);
   free_ids_.clear();  // a split chain's id is its head descriptor

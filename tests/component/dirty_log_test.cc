@@ -130,6 +130,7 @@ class DirtyLogTest : public testing::TestWithParam<Case> {
     for (const char* name : {"a", "b"}) {
       ends_.push_back(std::make_unique<FrontEnd>(FrontEndOptions{.socket = stack_.Socket(name),
                                                                  .queue_pairs = c.queue_pairs,
+                                                                 .ring_size = 1024,  // of several pages
                                                                  .packed = c.packed,
                                                                  .mergeable = c.mergeable,
                                                                  .indirect = c.indirect,

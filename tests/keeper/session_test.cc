@@ -139,6 +139,64 @@ TEST(SessionTest, ReplayRepairsAPackedRingAndLogsThePage) {
   EXPECT_TRUE(bits >> page % 8 & 1);
 }
 
+// Which bytes of a log of one page are set.
+std::vector<off_t> MarkedBytes(int log) {
+  std::vector<off_t> marked;
+  for (off_t at = 0; at < 4096; ++at) {
+    uint8_t bits = 0;
+    if (::pread(log, &bits, 1, at) == 1 && bits != 0) marked.push_back(at);
+  }
+  return marked;
+}
+
+TEST(SessionTest, WhatADaemonThatDiedMayHaveWrittenIsMarkedBeforeTheFrontendHasItsRingsBack) {
+  SessionWorld w;
+  const uint64_t features = Bit(kVersion1) | Bit(kVhostUserProtocolFeatures) | Bit(kVhostLogAll);
+  w.StartGuest(features, 0);
+  UniqueFd log(::memfd_create("log", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(log.get(), 4096), 0);
+  w.Say(Request::kSetLogBase, vhost_user::LogBase{4096, 0}, log.get());
+  w.Attach();
+  constexpr uint64_t kByte = 8 * 4096;  // of guest memory in a byte of the log
+  w.page->vrings[0].ranges[0] = {SessionWorld::kGpa + 5 * kByte, 2};
+  w.page->vrings[0].ranges[1] = {SessionWorld::kGpa + 8 * kByte - 1, 2};
+  w.page->vrings[0].ranges[2] = {SessionWorld::kGpa + 20 * kByte, 1};  // of a burst that is over
+  w.page->vrings[0].range_count = 2;
+  ASSERT_TRUE(MarkedBytes(log.get()).empty());
+  w.Run(w.session.DaemonGone("killed"));
+  const off_t first = SessionWorld::kGpa / kByte;
+  const off_t used = static_cast<off_t>((SessionWorld::kGpa + w.Addr(0).used_user_addr - SessionWorld::kUva) / kByte);
+  const std::vector<off_t> marked = MarkedBytes(log.get());
+  EXPECT_THAT(marked, testing::IsSupersetOf({used, first + 5, first + 7, first + 8}));
+  EXPECT_THAT(marked, testing::Not(testing::Contains(first + 20)));
+}
+
+TEST(SessionTest, NothingIsMarkedWhileTheFrontendDoesNotLog) {
+  SessionWorld w;
+  w.StartGuest(Bit(kVersion1) | Bit(kVhostUserProtocolFeatures), 0);
+  UniqueFd log(::memfd_create("log", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(log.get(), 4096), 0);
+  w.Say(Request::kSetLogBase, vhost_user::LogBase{4096, 0}, log.get());
+  w.Attach();
+  w.page->vrings[0].ranges[0] = {SessionWorld::kGpa, 2};
+  w.page->vrings[0].range_count = 1;
+  w.Run(w.session.DaemonGone("killed"));
+  EXPECT_TRUE(MarkedBytes(log.get()).empty());
+}
+
+TEST(SessionTest, AnIndexPageThatCountsMoreRangesThanItHasIsReadToItsEnd) {
+  SessionWorld w;
+  w.StartGuest(Bit(kVersion1) | Bit(kVhostUserProtocolFeatures) | Bit(kVhostLogAll), 0);
+  UniqueFd log(::memfd_create("log", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(log.get(), 4096), 0);
+  w.Say(Request::kSetLogBase, vhost_user::LogBase{4096, 0}, log.get());
+  w.Attach();
+  w.page->vrings[1].range_count = UINT64_MAX;
+  w.page->vrings[1].ranges[kIndexPageRanges - 1] = {4095 * 8 * 4096ull, UINT64_MAX};
+  w.Run(w.session.DaemonGone("killed"));
+  EXPECT_THAT(MarkedBytes(log.get()), testing::Contains(4095));
+}
+
 TEST(SessionTest, AFrontendThatConnectsToAnIdleDaemonIsReplayedAtOnce) {
   SessionWorld w;
   w.Attach();

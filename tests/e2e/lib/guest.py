@@ -8,6 +8,7 @@ import queue
 import socket
 import subprocess
 import threading
+import time
 
 from .process import Process
 
@@ -34,11 +35,12 @@ class Guest:
     With server=on QEMU comes no further than its netdev until a backend has connected to nic_socket.
     network: QEMU's arguments for network devices of another make, in the place of the one NIC on nic_socket.
     qemu: the file in files that runs it.
+    incoming: an address at which a guest is awaited that migrates here (take_over).
     """
 
     def __init__(self, files, work_dir, nic_socket, *, name="guest", address="10.77.0.2/24", mac="52:54:00:00:00:02",
                  queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options="",
-                 network=None, qemu="qemu"):
+                 network=None, qemu="qemu", incoming=None):
         self.name = name
         self.address = address.split("/")[0]
         self.console_socket = pathlib.Path(work_dir) / f"{name}-console.sock"
@@ -71,6 +73,8 @@ class Guest:
                 + ("," + device_options if device_options else ""),
             ]
         args += network
+        if incoming:
+            args += ["-incoming", "defer"]
         self.process = Process(args, name=f"QEMU ({name})", log_path=pathlib.Path(work_dir) / f"{name}-qemu.log",
                                pass_fds=(agent_end.fileno(), qmp_end.fileno()), detach=detach)
         agent_end.close()
@@ -84,6 +88,10 @@ class Guest:
         self._reader.start()
         self._qmp = qmp
         self._qmp_file = None
+        self._events = []
+        if incoming:
+            self.tell_migration()
+            self.qmp("migrate-incoming", uri=incoming)
 
     # --- commands in the guest
 
@@ -110,6 +118,12 @@ class Guest:
             pending, self._pending = self._pending, {}
         for future in pending.values():
             future.set_exception(RuntimeError(f"{self.name}: {why}"))
+
+    def take_over(self, source):
+        """The guest has migrated here: what runs in it will be answered through our own agent's connection."""
+        with self._lock, source._lock:
+            self._next_id = source._next_id
+            self._pending, source._pending = source._pending, {}
 
     def wait_booted(self, timeout=60):
         try:
@@ -154,14 +168,44 @@ class Guest:
             self.qmp("qmp_capabilities")
         self._qmp.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         while True:
-            line = self._qmp_file.readline()
-            if not line:
-                raise RuntimeError(f"{self.name}: QEMU ended{self.logs()}")
-            answer = json.loads(line)
+            answer = self._read_qmp()
             if "error" in answer:
                 raise RuntimeError(f"{self.name}: {command}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
+
+    def _read_qmp(self, timeout=60):
+        """The next answer; events are kept for wait_event."""
+        self._qmp.settimeout(timeout)
+        line = self._qmp_file.readline()
+        if not line:
+            raise RuntimeError(f"{self.name}: QEMU ended{self.logs()}")
+        said = json.loads(line)
+        if "event" in said:
+            self._events.append(said)
+        return said
+
+    def wait_event(self, name, timeout=60, accept=lambda data: True):
+        """QEMU's next event of that name, those that have come unseen included; the time (time.time()) it happened."""
+        deadline = time.monotonic() + timeout
+        while True:
+            while self._events:
+                event = self._events.pop(0)
+                if event["event"] == name and accept(event.get("data", {})):
+                    self.event_data = event.get("data", {})
+                    return event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name}: no {name} within {timeout} s{self.logs()}")
+            self._read_qmp(max(0.1, deadline - time.monotonic()))
+
+    def tell_migration(self):
+        """Each step of a migration from now on is an event."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+
+    def wait_migration(self, *statuses, timeout=60):
+        """Until the migration from or to here is in one of these (QEMU's names); which."""
+        self.wait_event("MIGRATION", timeout, lambda data: data["status"] in statuses)
+        return self.event_data["status"]
 
     def reset(self, timeout=60):
         """The reset button; returns when the guest is up again."""

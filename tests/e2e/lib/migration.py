@@ -1,0 +1,216 @@
+"""Two 'hosts' on one machine, and a guest that moves between them.
+
+    with Hosts("migration", guest_files, EverportBackend) as hosts:
+        hosts.start()                    # the guest runs on the first
+        result = hosts.migrate()         # to the other; result.downtime_ms, …
+
+Each host is a network namespace with a bridge of its own; a third one, hosts.net, joins the two and is where the guest
+is reached from.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+
+from .everport import Everport, port_toml, require_root
+from .guest import Guest
+from .measure import Flow, Pinger
+from .netns import Namespace
+from .process import Process, wait_until
+from .stage import build_dir
+
+MAC = "52:54:00:00:00:02"
+
+
+class EverportBackend:
+    """Keeper and daemon, a port on a tap unless other uplinks are given."""
+
+    name = "everport"
+
+    def __init__(self, host, uplinks=None, **port_keys):
+        self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
+        uplinks = uplinks or [{"kind": "tap", "device": "ep-vm1", "bridge": host.net.bridge}]
+        self.everport.write_config(port_toml("vm1", host.socket, uplinks, mac=MAC, **port_keys))
+
+    def start(self):
+        self.everport.start()
+
+    def stop(self):
+        self.everport.stop()
+
+    def logs(self):
+        return self.everport.logs() + self.everport.ctl_text("events", "--no-follow", check=False).stdout
+
+
+class TestpmdBackend:
+    """The peer: DPDK's testpmd between a vhost port and a tap, as an operator would set it up."""
+
+    __test__ = False  # pytest: this is no test
+    name = "testpmd"
+    TAP = "tp-vm1"
+
+    def __init__(self, host):
+        self.host = host
+        self.process = None
+
+    def start(self):
+        self.process = Process(
+            [*self.host.net.prefix(), "dpdk-testpmd", "-l", "0,1", "--no-huge", "-m", 256, "--no-pci",
+             f"--file-prefix=everport-{self.host.net.name}", f"--vdev=net_vhost0,iface={self.host.socket},client=1",
+             f"--vdev=net_tap0,iface={self.TAP}", "--", "--forward-mode=io", "--auto-start", "--nb-cores=1",
+             "--stats-period=3600", "--no-lsc-interrupt", "--disable-link-check", "--total-num-mbufs=8192"],
+            name=f"testpmd ({self.host.net.name})", log_path=self.host.work / "testpmd.log")
+        wait_until(self._enslave, 20, f"testpmd has made {self.TAP}")
+
+    def _enslave(self):
+        if not self.process.alive():
+            raise RuntimeError(f"{self.process.name} ended{self.process.log_tail()}")
+        try:
+            self.host.net.enslave(self.TAP)
+        except RuntimeError:
+            return False
+        return True
+
+    def stop(self):
+        if self.process:
+            self.process.stop()
+
+    def logs(self):
+        return self.process.log_tail() if self.process else ""
+
+
+class Host:
+    def __init__(self, purpose, letter, net, backend, **options):
+        self.work = net.work / letter
+        self.work.mkdir()
+        self.socket = self.work / "vm1.sock"
+        self.net = Namespace(f"{purpose}{letter}", address=f"10.77.0.{11 + ord(letter) - ord('a')}/24")
+        net.join(self.net, letter)
+        self.backend = backend(self, **options)
+
+    def close(self):
+        self.backend.stop()
+        self.net.close()
+
+
+class Joined(Namespace):
+    """The network between the hosts."""
+
+    def __init__(self, purpose, work):
+        super().__init__(purpose)
+        self.work = work
+
+    def join(self, host, letter):
+        self.ip("link", "add", f"to-{letter}", "type", "veth", "peer", "name", "out", "netns", host.name)
+        self.enslave(f"to-{letter}")
+        host.enslave("out")
+
+
+@dataclasses.dataclass
+class Migrated:
+    status: str  # QEMU's: completed, failed, cancelled
+    downtime_ms: float
+    total_ms: float
+    resumed: float  # time.time() at which the destination's QEMU let the guest go on
+
+
+class Hosts:
+    def __init__(self, purpose, guest_files, backend, *, queue_pairs=1, packed=False, device_options="", **options):
+        require_root()
+        self.files, self.queue_pairs, self.packed, self.device_options = guest_files, queue_pairs, packed, device_options
+        self._closers = contextlib.ExitStack()
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"everport-{purpose}-"))
+        self._closers.callback(shutil.rmtree, self.work, True)
+        self.flow_program = build_dir() / "guest_tools/everport-flow"
+        self.hosts = []
+        self.guest = None
+        self.at = 0  # index of the host that the guest runs on
+        self.moves = 0
+        try:
+            self.net = Joined(f"{purpose}net", self.work)
+            self._closers.callback(self.net.close)
+            for letter in "ab":
+                self.hosts.append(Host(purpose, letter, self.net, backend, **options))
+                self._closers.callback(self.hosts[-1].close)
+        except BaseException:
+            self._closers.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            for host in self.hosts:
+                print(f"\n--- {host.net.name}: logs at the time of the failure{host.backend.logs()}")
+            if self.guest:
+                print(self.guest.logs())
+        if self.guest:
+            self.guest.stop()
+        self._closers.close()
+
+    def boot(self, host, incoming=None):
+        """A QEMU on that host: with the guest's system, or waiting for a guest to come."""
+        return Guest(self.files, host.work, host.socket, name=f"guest{self.moves}", queue_pairs=self.queue_pairs,
+                     packed=self.packed, device_options=self.device_options, incoming=incoming)
+
+    def start(self):
+        for host in self.hosts:
+            host.backend.start()
+        self.guest = self.boot(self.hosts[0])
+        self.guest.wait_booted()
+        return self
+
+    def migrate(self, before_switch=None, timeout=60):
+        """Moves the guest to the other host. before_switch(arriving) is called once, while memory is being sent.
+
+        A migration that does not complete leaves the guest where it is.
+        """
+        target = self.hosts[1 - self.at]
+        self.moves += 1
+        uri = f"unix:{self.work}/to{self.moves}"
+        arriving = self.boot(target, incoming=uri)
+        try:
+            arriving.wait_migration("setup")
+            self.guest.tell_migration()
+            self.guest.qmp("migrate", uri=uri)
+            if before_switch:
+                self.guest.wait_migration("active", timeout=timeout)
+                before_switch(arriving)
+            status = self.guest.wait_migration("completed", "failed", "cancelled", timeout=timeout)
+            if status != "completed":
+                arriving.stop()
+                return Migrated(status, 0, 0, 0)
+            # QEMU says "completed" before it has reckoned up.
+            said = wait_until(lambda: (lambda said: "downtime" in said and said)(self.guest.qmp("query-migrate")), 10,
+                              "QEMU's account of the migration")
+            resumed = arriving.wait_event("RESUME", timeout)
+        except BaseException:
+            print(arriving.logs())
+            arriving.stop()
+            raise
+        arriving.take_over(self.guest)
+        self.guest.stop()
+        self.guest, self.at = arriving, 1 - self.at
+        return Migrated(status, said["downtime"], said["total-time"], resumed)
+
+    def pinger(self, **options):
+        pinger = Pinger(self.net.prefix(), self.flow_program, self.guest.address, self.work, **options)
+        self._closers.callback(pinger.close)
+        return pinger
+
+    def flow_to_guest(self, seconds, port=5001):
+        """A TCP stream to the guest; (the Flow, the future of the guest's receiver)."""
+        receiver = self.guest.spawn(f"everport-flow recv {port}")
+        flow = Flow(self.net.prefix(), self.flow_program, ["send", self.guest.address, port, seconds, 20], self.work)
+        self._closers.callback(flow.close)
+        return flow, receiver
+
+    def flow_from_guest(self, seconds, port=5002):
+        """One from the guest; (the Flow, the future of the guest's sender); `kill $(cat /tmp/PORT)` ends it."""
+        flow = Flow(self.net.prefix(), self.flow_program, ["recv", port, 20], self.work)
+        self._closers.callback(flow.close)
+        sender = self.guest.spawn(f"echo $$ > /tmp/{port}; exec everport-flow send {self.net.address} {port} {seconds}")
+        return flow, sender

@@ -1,0 +1,84 @@
+"""A guest that migrates back and forth between two hosts: its traffic goes on, every byte as sent, and it is away no longer
+than with the peer, in the same run.
+
+EVERPORT_MIGRATIONS: how many, of each backend.
+"""
+
+import json
+import os
+import time
+
+import pytest
+
+from lib.measure import median
+from lib.migration import EverportBackend, Hosts, TestpmdBackend
+
+MIGRATIONS = int(os.environ.get("EVERPORT_MIGRATIONS", "6"))
+SETTLE_S = 0.5
+
+
+def move_about(hosts, migrations):
+    """Under a checksummed TCP stream and pings each 10 ms; (downtimes in ms, pings lost in all)."""
+    pings = hosts.pinger()
+    pings.wait_reply(0, 20)
+    flow, receiver = hosts.flow_to_guest(3600)
+    progress = flow.wait_progress(0, 20)
+    downtimes = []
+    for number in range(1, migrations + 1):
+        moved = hosts.migrate()
+        assert moved.status == "completed", f"migration {number}: {moved}"
+        downtimes.append(moved.downtime_ms)
+        # Traffic is back, and some more of it.
+        progress = flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + SETTLE_S, 20)
+        pings.wait_reply(progress, 20)
+    sent = flow.finish()
+    assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent
+    pings.stop()
+    return downtimes, pings, sent
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_back_and_forth(guest_files, ring):
+    table = {}
+    for backend in (TestpmdBackend, EverportBackend):
+        with Hosts("mig", guest_files, backend, packed=ring == "packed") as hosts:
+            hosts.start()
+            changes = hosts.guest.carrier_changes()
+            downtimes, pings, sent = move_about(hosts, MIGRATIONS)
+            assert pings.duplicates == 0
+            if backend is EverportBackend:
+                assert hosts.guest.carrier_changes() == changes
+            table[backend.name] = (median(downtimes), max(downtimes), pings.lost, sent["longest_stall_ms"], sent["bytes"] / 1e6)
+    print(f"\n{ring} rings, {MIGRATIONS} migrations each under TCP and pings each 10 ms\n"
+          "backend   downtime ms: median  longest  pings lost  longest TCP stall ms  TCP MB, every byte as sent")
+    for name, (middle, longest, lost, stall, megabytes) in table.items():
+        print(f"{name:9} {middle:19.0f} {longest:8.0f} {lost:11} {stall:21.0f} {megabytes:8.0f}")
+    ours, theirs = table["everport"], table["testpmd"]
+    print(f"everport/testpmd: downtime {ours[0] / theirs[0]:.2f}, pings lost {ours[2] / max(1, theirs[2]):.2f}")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_a_daemon_killed_in_the_middle(guest_files, ring, side):
+    with Hosts("migkill", guest_files, EverportBackend, packed=ring == "packed") as hosts:
+        hosts.start()
+        changes = hosts.guest.carrier_changes()
+        pings = hosts.pinger()
+        flow, receiver = hosts.flow_to_guest(3600)
+        flow.wait_progress(pings.wait_reply(0, 20), 20)
+        for _ in range(2):
+            victim = hosts.hosts[hosts.at if side == "source" else 1 - hosts.at].backend.everport
+
+            def kill(_):
+                victim.kill_daemon()
+                victim.start_daemon()
+
+            moved = hosts.migrate(before_switch=kill)
+            assert moved.status == "completed", moved
+            flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + SETTLE_S, 20)
+        sent = flow.finish()
+        assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent
+        pings.stop()
+        print(f"\n{ring} rings, daemon killed at the {side}: longest TCP stall {sent['longest_stall_ms']:.0f} ms, "
+              f"{pings.lost} of {pings.sent} pings lost")
+        assert hosts.guest.carrier_changes() == changes

@@ -167,10 +167,11 @@ void GuestEndpoint::SetServedByDevice(bool served) {
   if (served_by_device_.exchange(served, std::memory_order_seq_cst) != served && served) hooks_.synchronize();
 }
 
-bool GuestEndpoint::SetOffload(StopOffload stop) {
+bool GuestEndpoint::SetOffload(StopOffload stop, bool logs) {
   const std::unique_lock lock(device_mutex_, std::try_to_lock);
-  if (!lock || vid_.load(std::memory_order_acquire) < 0) return false;
+  if (!lock || vid_.load(std::memory_order_acquire) < 0 || (logging() && !logs)) return false;
   stop_offload_ = std::move(stop);
+  offload_logs_ = logs;
   return true;
 }
 
@@ -233,7 +234,14 @@ GuestEndpoint::Place GuestEndpoint::PlaceOf(int vid, uint16_t vring, bool packed
 
 void GuestEndpoint::OnFeatures(uint64_t features) {
   if (retired_.load(std::memory_order_seq_cst)) return;
-  features_.store(features, std::memory_order_release);
+  {
+    std::lock_guard lock(device_mutex_);
+    const int vid = vid_.load(std::memory_order_seq_cst);
+    // The front-end goes on when we return, and relies on every write being marked.
+    if (Has(features, kVhostLogAll) && !offload_logs_)
+      if (StopOffload stop = std::exchange(stop_offload_, nullptr); stop && vid >= 0) WritePositions(vid, stop());
+    features_.store(features, std::memory_order_release);
+  }
   hooks_.changed();
 }
 

@@ -71,9 +71,10 @@ class GuestEndpoint : public Endpoint {
   // it, another port's wire included. No poller is in the rings any more when it returns.
   void SetServedByDevice(bool served);
   // From now on an offload device uses the rings: `stop` makes it let go and tells where it has come to. Called at most
-  // once, by librte_vhost's event thread, before rings and memory go away. False: they have gone already.
+  // once, by librte_vhost's event thread, before rings and memory go away, or before the front-end's dirty log counts if
+  // the device does not write to that (`logs`). False: it would have to stop at once.
   using StopOffload = std::function<GuestRings()>;
-  bool SetOffload(StopOffload stop);
+  bool SetOffload(StopOffload stop, bool logs);
   // It does not use them any more. None of these waits while `stop` runs: then the rings have gone.
   void ClearOffload();
   // Tells the guest that something may have happened on each ring; one time too often does no harm.
@@ -171,6 +172,7 @@ class GuestEndpoint : public Endpoint {
   };
   std::mutex device_mutex_;    // held while the device is looked into by the control thread, or goes away
   StopOffload stop_offload_;   // under device_mutex_
+  bool offload_logs_ = false;  // likewise
   mutable std::mutex mutex_;   // the vrings' kick descriptors, and memory_
   std::vector<Range> memory_;  // the guest's, mapped here; as of OnNewDevice
   std::vector<Vring> vrings_;  // its size never changes: a Vring cannot move

@@ -24,6 +24,10 @@ class OffloadDevice {
   // that QEMU answers for do not count.
   virtual uint64_t Lacks(uint64_t /*contract_features*/, uint16_t /*queue_pairs*/) const { return 0; }
 
+  // Whether it marks by itself what it writes in the front-end's dirty log (VHOST_F_LOG_ALL). One that does not lets go
+  // of the guest before the front-end is told that logging has begun.
+  virtual bool LogsDirtyPages() const { return false; }
+
   // Sends a frame while it serves nobody, so that the network finds the guest behind it before the guest is.
   // Unimplemented where there is no way to do so: then the guest's own next frame tells.
   virtual absl::Status Announce(std::span<const uint8_t> /*frame*/) {

@@ -6,6 +6,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "backend/base/log.h"
 #include "backend/service/ring_progress.h"
+#include "migration/feature_contract.h"
 
 namespace everport {
 
@@ -52,11 +53,13 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
   absl::Status status = rings.status();
   if (status.ok()) {
     run_->rings = std::move(*rings);
-    const bool there = guest_->SetOffload([run = run_] {
+    const auto stop = [run = run_] {
       if (absl::Status unclean = run->End(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
       return run->TakeRings();
-    });
-    if (!there) status = absl::FailedPreconditionError("the guest's device has just stopped");
+    };
+    const bool there = guest_->SetOffload(stop, run_->device->LogsDirtyPages());
+    if (!there)
+      status = absl::FailedPreconditionError("the guest's device has just stopped, or its front-end logs dirty pages");
   }
   worker_.Run<absl::Status>(
       [run = run_, status] {
@@ -94,7 +97,9 @@ bool OffloadPath::TakeChanges() {
   if (run_->ended) return false;  // the guest's device has gone and come again: it is to be started anew
   if (!run_->serving) return true;
   absl::StatusOr<GuestRings> now = guest_->Rings();
-  if (!now.ok() || now->features != run_->rings.features || now->rings.size() != run_->rings.rings.size()) return false;
+  const uint64_t changed = now.ok() ? now->features ^ run_->rings.features : 0;
+  if (!now.ok() || (changed & ~(uint64_t{1} << kVhostLogAll)) != 0 || now->rings.size() != run_->rings.rings.size())
+    return false;
   const auto same = [](const GuestRings::Ring& a, const GuestRings::Ring& b) {
     return a.enabled == b.enabled && a.size == b.size && a.desc == b.desc && a.avail == b.avail && a.used == b.used;
   };

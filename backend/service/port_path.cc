@@ -249,7 +249,7 @@ void PortPath::OnDeviceStarted(uint64_t run, const absl::Status& status) {
 // A new lane when the guest's features have changed (its uplinks must know what it takes), else a new path for it when
 // there are other standbys.
 void PortPath::FollowRelay() {
-  if (!lane_ || lane_features_ != guest_->features()) {
+  if (!lane_ || lane_features_ != LaneFeatures()) {
     StopLane(true);
     if (absl::Status status = MakeLane(active()); !status.ok())
       spdlog::warn("port {}: {}", port_, std::string(status.message()));
@@ -307,7 +307,7 @@ absl::Status PortPath::MakeLane(int path) {
   PlaceLane();
   if (placement_.poller < 0) return absl::FailedPreconditionError("there is no poller");
   lane_ = std::make_unique<Lane>(port_, guest_, mac_.data(), env_.mempools.indirect(), counters_);
-  lane_features_ = guest_->features();
+  lane_features_ = LaneFeatures();
   lane_path_ = *lane_path;
   lane_->SetPath(std::move(*lane_path), false);
   poller_ = env_.pollers.pollers()[static_cast<size_t>(placement_.poller)].get();

@@ -12,6 +12,7 @@
 #include "backend/service/uplink_set.h"
 #include "backend/service/vdpa_path.h"
 #include "failover/path_switch.h"
+#include "migration/feature_contract.h"
 #include "numa/placement.h"
 
 namespace everport {
@@ -89,6 +90,8 @@ class PortPath {
   absl::StatusOr<Lane::Path> LanePath(int path);
   static bool SamePath(const Lane::Path& a, const Lane::Path& b);
   void PlaceLane();
+  // Without VHOST_F_LOG_ALL, which changes nothing for a lane.
+  uint64_t LaneFeatures() const { return guest_->features() & ~(uint64_t{1} << kVhostLogAll); }
   bool IsOffload(int path) const;
 
   const std::string port_;

@@ -80,6 +80,20 @@ std::string NoGuestAt(const std::string& port) {
 
 constexpr uint64_t kStallMs = 50;
 
+bool Logs(uint64_t features) {
+  return features >> kVhostLogAll & 1;
+}
+
+// Whether the device may serve a guest that has negotiated these features, 0: none is there.
+absl::Status Serves(const OffloadDevice& device, uint64_t features, uint16_t queue_pairs) {
+  if (features == 0) return absl::OkStatus();
+  if (Logs(features) && !device.LogsDirtyPages())
+    return absl::FailedPreconditionError(
+        "the guest is being migrated, and this device does not tell what it writes; it is used again if the migration "
+        "is cancelled");
+  return device.Covers(features, queue_pairs, 0);
+}
+
 }  // namespace
 
 std::string DescribeSlow(const DeviceWorker::Busy& busy) {
@@ -395,11 +409,12 @@ void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs) {
       item.unfit = false;
       continue;
     }
-    const absl::Status covers = features ? item.open->offload->Covers(features, queue_pairs, 0) : absl::OkStatus();
+    const absl::Status covers = Serves(*item.open->offload, features, queue_pairs);
     if (covers.ok() != item.unfit) continue;
     item.unfit = !covers.ok();
     item.error = std::string(covers.message());
-    if (item.unfit) env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error), true);
+    if (item.unfit)
+      env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error), !Logs(features));
   }
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "absl/time/clock.h"
+#include "migration/feature_contract.h"
 
 namespace everport {
 namespace {
@@ -31,7 +32,9 @@ class CountingDevice : public OffloadDevice {
   }
   Trouble trouble() const override { return Trouble::kNone; }
   int event_fd() const override { return -1; }
+  bool LogsDirtyPages() const override { return logs; }
 
+  bool logs = false;
   std::atomic<int> starts{0}, stops{0}, notifiers{0};
 };
 
@@ -88,6 +91,37 @@ TEST_F(OffloadPathTest, AGuestThatWentAndCameAgainIsNotTakenForTheOneThatIsServe
   path = Start();
   EXPECT_EQ(device_->starts, 2);
   EXPECT_TRUE(path->TakeChanges());
+}
+
+constexpr uint64_t kLogAll = uint64_t{1} << kVhostLogAll;
+
+TEST_F(OffloadPathTest, ADeviceThatDoesNotLogHasLetGoBeforeTheFrontEndIsAnswered) {
+  guest_->OnNewDevice(0);
+  auto path = Start();
+  guest_->OnFeatures(kLogAll);
+  EXPECT_EQ(device_->stops, 1);
+  path.reset();
+  EXPECT_EQ(device_->stops, 1) << "not a second time";
+}
+
+TEST_F(OffloadPathTest, ADeviceThatDoesNotLogIsNotStartedWhileTheFrontEndDoes) {
+  guest_->OnNewDevice(0);
+  guest_->OnFeatures(kLogAll);
+  OffloadPath path(guest_, device_, worker_);
+  std::optional<absl::Status> started;
+  path.Start([&](const absl::Status& status) { started = status; });
+  Run([&] { return started.has_value(); });
+  ASSERT_TRUE(started.has_value());
+  EXPECT_FALSE(started->ok());
+  EXPECT_EQ(device_->starts, 0);
+}
+
+TEST_F(OffloadPathTest, ADeviceThatLogsStays) {
+  device_->logs = true;
+  guest_->OnNewDevice(0);
+  const auto path = Start();
+  guest_->OnFeatures(kLogAll);
+  EXPECT_EQ(device_->stops, 0);
 }
 
 TEST_F(OffloadPathTest, AGuestThatGoesWhileItIsServedEndsTheRunOnce) {

@@ -237,10 +237,10 @@ void GuestEndpoint::OnFeatures(uint64_t features) {
   {
     std::lock_guard lock(device_mutex_);
     const int vid = vid_.load(std::memory_order_seq_cst);
+    features_.store(features, std::memory_order_release);  // first: they are why the device stops
     // The front-end goes on when we return, and relies on every write being marked.
     if (Has(features, kVhostLogAll) && !offload_logs_)
       if (StopOffload stop = std::exchange(stop_offload_, nullptr); stop && vid >= 0) WritePositions(vid, stop());
-    features_.store(features, std::memory_order_release);
   }
   hooks_.changed();
 }

@@ -94,6 +94,8 @@ class GuestEndpoint : public Endpoint {
   bool connected() const { return connected_.load(std::memory_order_acquire); }
   bool running() const { return vid_.load(std::memory_order_acquire) >= 0; }
   uint64_t features() const { return features_.load(std::memory_order_acquire); }
+  // The front-end wants every page that is written marked in its dirty log. Any thread.
+  bool logging() const { return features() >> kVhostLogAll & 1; }
   uint32_t enabled_vrings() const { return enabled_.load(std::memory_order_acquire); }
   // The vDPA device that librte_vhost has given the rings to has not taken them; until Revive.
   bool vdpa_refused() const { return vdpa_refused_.load(std::memory_order_acquire); }
@@ -137,7 +139,6 @@ class GuestEndpoint : public Endpoint {
   uint16_t TransmitPlain(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t TransmitLogged(int vid, uint16_t vring, rte_mbuf** frames, uint16_t n);
   uint16_t PackedFramesThatFit(int vid, Vring& v, uint16_t position, unsigned& chains, rte_mbuf** frames, uint16_t n);
-  bool logging() const { return features() >> kVhostLogAll & 1; }
   // Mark in the dirty log what librte_vhost does not (guest_bursts.cc says why).
   void MarkSlots(int vid, const Vring& v, uint16_t from, uint16_t to);
   void MarkEvents(int vid, const Vring& v);

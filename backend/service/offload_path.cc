@@ -94,6 +94,7 @@ void OffloadPath::Stop(std::function<void(absl::Status)> done) {
 bool OffloadPath::TakeChanges() {
   const std::unique_lock lock(run_->mutex, std::try_to_lock);
   if (!lock) return true;         // under way: looked at again when that has ended
+  if (run_->ended && guest_->logging() && !run_->device->LogsDirtyPages()) return true;  // another uplink is due
   if (run_->ended) return false;  // the guest's device has gone and come again: it is to be started anew
   if (!run_->serving) return true;
   absl::StatusOr<GuestRings> now = guest_->Rings();

@@ -109,12 +109,12 @@ void VdpaPath::Serve() {
 void VdpaPath::WatchRings() {
   const std::lock_guard lock(watched_->mutex);  // while it is held, a device that is going waits in the hook
   if (!watched_->rings.rings.empty()) return;
-  const auto gone = [watched = watched_] {
-    const std::lock_guard lock(watched->mutex);
+  const auto stop = [watched = watched_] {
+    const std::lock_guard gone(watched->mutex);
     watched->rings = {};
     return GuestRings{};  // where the driver has come to is for the keeper to find
   };
-  const bool there = guest_->SetOffload(gone, /*logs=*/false);
+  const bool there = guest_->SetOffload(stop, /*logs=*/false);
   if (!there) return;
   if (absl::StatusOr<GuestRings> rings = guest_->Rings(); rings.ok()) watched_->rings = *std::move(rings);
   progress_ = {};

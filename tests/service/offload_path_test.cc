@@ -100,6 +100,7 @@ TEST_F(OffloadPathTest, ADeviceThatDoesNotLogHasLetGoBeforeTheFrontEndIsAnswered
   auto path = Start();
   guest_->OnFeatures(kLogAll);
   EXPECT_EQ(device_->stops, 1);
+  EXPECT_TRUE(path->TakeChanges()) << "it is not to be started anew";
   path.reset();
   EXPECT_EQ(device_->stops, 1) << "not a second time";
 }

@@ -44,6 +44,10 @@ class FlowGuest:
         wait_until(lambda: all(now[w] >= before[w] + frames for now in [self.look()] for w in what), timeout,
                    f"frames are seen: {' and '.join(what)}")
 
+    def log(self, on):
+        """The guest's front-end begins to log dirty pages, as a migration does, or ends it."""
+        self._program.ask(f"log {'on' if on else 'off'}")
+
     def phase(self):
         return self._program.ask("phase")
 

@@ -121,6 +121,25 @@ def test_a_hundred_switches_under_load_lose_and_double_nothing(world):
     print(f"by the daemon's account without a path for {gaps[len(gaps) // 2]:.2f} ms (median), {gaps[-1]:.2f} ms (longest)")
 
 
+def test_the_guest_is_on_the_software_path_while_it_is_migrated(world):
+    world.flow.phase()
+    for _ in range(3):
+        world.wait_traffic(0)
+        world.flow.log(True)
+        world.wait_path(1)
+        world.wait_traffic(1)
+        assert "is being migrated" in world.port()["uplinks"][0]["error"], world.port()
+        world.flow.log(False)
+        world.wait_path(0)
+        world.wait_traffic(0)
+    world.switch(1)
+    books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
+    describe("3 migrations that were cancelled", books, seen)
+    assert_rings_exact(books)
+    assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])
+    print(world.events())
+
+
 def test_the_device_process_killed(world):
     world.flow.phase()
     world.wait_traffic(0)

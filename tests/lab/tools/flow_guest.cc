@@ -252,6 +252,10 @@ class FlowGuest {
     const std::vector<std::string> words = absl::StrSplit(line, ' ');
     if (words[0] == "phase") return Phase();
     if (words[0] == "look") return Look();
+    if (words[0] == "log" && words.size() == 2) {
+      const absl::Status status = words[1] == "on" ? guest_.StartLog() : guest_.StopLog();
+      return status.ok() ? "{}" : absl::StrCat("{\"error\": \"", std::string(status.message()), "\"}");
+    }
     if (words[0] == "attach" && words.size() == 3) {
       for (unsigned i = 0; i < names_.size(); ++i) {
         if (names_[i] != words[1]) continue;

@@ -91,7 +91,7 @@ void GuestEndpoint::Retire() {
   {
     std::lock_guard lock(device_mutex_);
     vid_.store(-1, std::memory_order_seq_cst);
-    if (StopOffload stop = std::exchange(stop_offload_, nullptr)) stop();
+    EndOffload(-1, /*for_log=*/false);
   }
   enabled_.store(0, std::memory_order_release);
   hooks_.synchronize();
@@ -168,16 +168,31 @@ void GuestEndpoint::SetServedByDevice(bool served) {
 }
 
 bool GuestEndpoint::SetOffload(StopOffload stop, bool logs) {
-  const std::unique_lock lock(device_mutex_, std::try_to_lock);
-  if (!lock || vid_.load(std::memory_order_acquire) < 0 || (logging() && !logs)) return false;
+  const std::lock_guard lock(offload_mutex_);
+  if (vid_.load(std::memory_order_seq_cst) < 0 || (logging() && !logs)) return false;
   stop_offload_ = std::move(stop);
   offload_logs_ = logs;
   return true;
 }
 
-void GuestEndpoint::ClearOffload() {
-  const std::unique_lock lock(device_mutex_, std::try_to_lock);
-  if (lock) stop_offload_ = nullptr;
+bool GuestEndpoint::ClearOffload() {
+  const std::lock_guard lock(offload_mutex_);
+  return std::exchange(stop_offload_, nullptr) != nullptr;
+}
+
+// The device lets go, if one is there. for_log: of one that logs nothing; vid_ or features_ tell SetOffload already.
+// The rings' positions are written before the pollers may use them. Event thread, or none can come any more.
+void GuestEndpoint::EndOffload(int vid, bool for_log) {
+  StopOffload stop;
+  {
+    const std::lock_guard lock(offload_mutex_);
+    if (!for_log || !offload_logs_) stop = std::exchange(stop_offload_, nullptr);
+  }
+  if (!stop) return;
+  const GuestRings rings = stop(/*hurry=*/for_log);
+  if (rings.rings.empty()) return;
+  if (vid >= 0) WritePositions(vid, rings);
+  SetServedByDevice(false);
 }
 
 void GuestEndpoint::CallAll() {
@@ -234,14 +249,9 @@ GuestEndpoint::Place GuestEndpoint::PlaceOf(int vid, uint16_t vring, bool packed
 
 void GuestEndpoint::OnFeatures(uint64_t features) {
   if (retired_.load(std::memory_order_seq_cst)) return;
-  {
-    std::lock_guard lock(device_mutex_);
-    const int vid = vid_.load(std::memory_order_seq_cst);
-    features_.store(features, std::memory_order_release);  // first: they are why the device stops
-    // The front-end goes on when we return, and relies on every write being marked.
-    if (Has(features, kVhostLogAll) && !offload_logs_)
-      if (StopOffload stop = std::exchange(stop_offload_, nullptr); stop && vid >= 0) WritePositions(vid, stop());
-  }
+  features_.store(features, std::memory_order_seq_cst);
+  // The front-end goes on when we return, and relies on every write being marked.
+  if (Has(features, kVhostLogAll)) EndOffload(vid_.load(std::memory_order_seq_cst), /*for_log=*/true);
   hooks_.changed();
 }
 
@@ -308,7 +318,7 @@ void GuestEndpoint::OnDestroyDevice() {
     std::lock_guard lock(device_mutex_);
     const int vid = vid_.exchange(-1, std::memory_order_seq_cst);
     in_use = vid >= 0;
-    if (StopOffload stop = std::exchange(stop_offload_, nullptr); stop && in_use) WritePositions(vid, stop());
+    EndOffload(vid, /*for_log=*/false);
   }
   ring_address_.store(nullptr, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);

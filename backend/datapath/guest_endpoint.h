@@ -73,10 +73,13 @@ class GuestEndpoint : public Endpoint {
   // From now on an offload device uses the rings: `stop` makes it let go and tells where it has come to. Called at most
   // once, by librte_vhost's event thread, before rings and memory go away, or before the front-end's dirty log counts if
   // the device does not write to that (`logs`). False: it would have to stop at once.
-  using StopOffload = std::function<GuestRings()>;
+  // hurry: it need not be waited for as long as a device may take. Empty rings: nothing is known of their positions, and
+  // whoever set the hook sees to what comes next.
+  using StopOffload = std::function<GuestRings(bool hurry)>;
   bool SetOffload(StopOffload stop, bool logs);
-  // It does not use them any more. None of these waits while `stop` runs: then the rings have gone.
-  void ClearOffload();
+  // It does not use them any more. True: `stop` will not be called, and what it would have told is the caller's to set
+  // (SetPositions, SetServedByDevice). False: it has been, or is being called, and that is done here. Does not wait.
+  bool ClearOffload();
   // Tells the guest that something may have happened on each ring; one time too often does no harm.
   void CallAll();
   // Tells whoever serves the rings the same.
@@ -131,6 +134,7 @@ class GuestEndpoint : public Endpoint {
     }
   };
   Place PlaceOf(int vid, uint16_t vring, bool packed) const;
+  void EndOffload(int vid, bool for_log);
   GuestRings ReadRings(int vid) const;
   void WritePositions(int vid, const GuestRings& rings);
   int UsableVid(uint16_t vring) const;
@@ -172,7 +176,8 @@ class GuestEndpoint : public Endpoint {
     size_t size;
   };
   std::mutex device_mutex_;    // held while the device is looked into by the control thread, or goes away
-  StopOffload stop_offload_;   // under device_mutex_
+  std::mutex offload_mutex_;   // never held over a call of librte_vhost's, which may hold its vrings' locks, or `stop`
+  StopOffload stop_offload_;   // under offload_mutex_
   bool offload_logs_ = false;  // likewise
   mutable std::mutex mutex_;   // the vrings' kick descriptors, and memory_
   std::vector<Range> memory_;  // the guest's, mapped here; as of OnNewDevice

@@ -25,7 +25,8 @@ class OffloadDevice {
   virtual uint64_t Lacks(uint64_t /*contract_features*/, uint16_t /*queue_pairs*/) const { return 0; }
 
   // Whether it marks by itself what it writes in the front-end's dirty log (VHOST_F_LOG_ALL). One that does not lets go
-  // of the guest before the front-end is told that logging has begun.
+  // of the guest before the front-end is told that logging has begun; one of kind vdpa soon after, as its session has to
+  // be taken up anew: its driver is told to log until then.
   virtual bool LogsDirtyPages() const { return false; }
 
   // Sends a frame while it serves nobody, so that the network finds the guest behind it before the guest is.

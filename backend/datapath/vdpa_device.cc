@@ -98,7 +98,8 @@ uint64_t VdpaDevice::Lacks(uint64_t contract_features, uint16_t) const {
 
 absl::Status VdpaDevice::Covers(uint64_t features, uint16_t queue_pairs, uint16_t) const {
   std::vector<std::string> faults;
-  if (const uint64_t lacks = Lacks(features, queue_pairs); lacks != 0)
+  // A migration sets LOG_ALL while the device serves the guest; librte_vhost would end the session of one without.
+  if (const uint64_t lacks = Lacks(features | uint64_t{1} << kVhostLogAll, queue_pairs); lacks != 0)
     faults.push_back(absl::StrCat("the device lacks ", absl::StrJoin(FeatureNames(lacks), ", ")));
   if (features & kPacked)
     faults.emplace_back(

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "backend/base/log.h"
 #include "backend/service/ring_progress.h"
 #include "migration/feature_contract.h"
@@ -22,6 +21,15 @@ struct OffloadPath::Run {
 
   absl::Status End() {
     const std::lock_guard lock(mutex);
+    return EndLocked();
+  }
+  // The same, and where the device has come to; empty if that has been taken.
+  GuestRings EndAndTakeRings() {
+    const std::lock_guard lock(mutex);
+    if (absl::Status unclean = EndLocked(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
+    return std::exchange(rings, {});
+  }
+  absl::Status EndLocked() {
     ended = true;
     return std::exchange(serving, false) ? device->Stop(rings) : absl::OkStatus();
   }
@@ -38,12 +46,10 @@ OffloadPath::OffloadPath(std::shared_ptr<GuestEndpoint> guest, std::shared_ptr<O
 }
 
 OffloadPath::~OffloadPath() {
-  guest_->ClearOffload();
-  const absl::Cleanup ours = [this] {
-    run_->over = true;
-    guest_->SetServedByDevice(false);
-  };
+  const bool ours = guest_->ClearOffload();
   if (absl::Status status = run_->End(); !status.ok()) spdlog::warn("{}", std::string(status.message()));
+  run_->over = true;
+  if (ours) guest_->SetServedByDevice(false);
 }
 
 void OffloadPath::Start(std::function<void(absl::Status)> done) {
@@ -53,14 +59,14 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
   absl::Status status = rings.status();
   if (status.ok()) {
     run_->rings = std::move(*rings);
-    const auto stop = [run = run_] {
-      if (absl::Status unclean = run->End(); !unclean.ok()) spdlog::warn("{}", std::string(unclean.message()));
-      return run->TakeRings();
+    const auto stop = [run = run_](bool hurry) {
+      if (hurry) run->device->Suspect();
+      return run->EndAndTakeRings();
     };
     const bool there = guest_->SetOffload(stop, run_->device->LogsDirtyPages());
-    if (!there)
-      status = absl::FailedPreconditionError("the guest's device has just stopped, or its front-end logs dirty pages");
+    if (!there) status = absl::CancelledError("the guest's device has just stopped, or is being migrated");
   }
+  if (!status.ok()) guest_->SetServedByDevice(false);
   worker_.Run<absl::Status>(
       [run = run_, status] {
         const std::lock_guard lock(run->mutex);
@@ -71,10 +77,7 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
         return started;
       },
       [guest = guest_, run = run_, done = std::move(done)](absl::Status started) {
-        if (!started.ok() && !run->over) {
-          guest->ClearOffload();
-          guest->SetServedByDevice(false);
-        }
+        if (!started.ok() && !run->over && guest->ClearOffload()) guest->SetServedByDevice(false);
         done(std::move(started));
       });
 }
@@ -82,10 +85,10 @@ void OffloadPath::Start(std::function<void(absl::Status)> done) {
 void OffloadPath::Stop(std::function<void(absl::Status)> done) {
   worker_.Run<absl::Status>([run = run_] { return run->End(); },
                             [guest = guest_, run = run_, done = std::move(done)](absl::Status stopped) {
-                              guest->ClearOffload();
-                              // If the hook was first, the rings are empty and their device has gone.
-                              guest->SetPositions(run->TakeRings());
-                              if (!run->over) guest->SetServedByDevice(false);
+                              if (!run->over && guest->ClearOffload()) {  // else the hook has the rings
+                                guest->SetPositions(run->TakeRings());
+                                guest->SetServedByDevice(false);
+                              }
                               guest->CallAll();
                               done(std::move(stopped));
                             });
@@ -93,7 +96,7 @@ void OffloadPath::Stop(std::function<void(absl::Status)> done) {
 
 bool OffloadPath::TakeChanges() {
   const std::unique_lock lock(run_->mutex, std::try_to_lock);
-  if (!lock) return true;         // under way: looked at again when that has ended
+  if (!lock) return true;  // under way: looked at again when that has ended
   if (run_->ended && guest_->logging() && !run_->device->LogsDirtyPages()) return true;  // another uplink is due
   if (run_->ended) return false;  // the guest's device has gone and come again: it is to be started anew
   if (!run_->serving) return true;

@@ -236,8 +236,9 @@ void PortPath::OnDeviceStarted(uint64_t run, const absl::Status& status) {
   } else {
     offload_.reset();
     const std::string why(status.message());
-    // The guest that went is no fault of the device; Reconcile sees to it.
-    if (const int target = machine_.target(); guest_ && guest_->running() && target >= 0) {
+    // The guest that went, or is migrated, is no fault of the device; Reconcile sees to it.
+    const bool fault = guest_ && guest_->running() && !absl::IsCancelled(status);
+    if (const int target = machine_.target(); fault && target >= 0) {
       const std::string object = absl::StrCat(DescribeUplink(uplinks_.at(target).config), ": ");
       hooks_.failed(target, std::string(absl::StripPrefix(why, object)));
     }

@@ -109,7 +109,7 @@ void VdpaPath::Serve() {
 void VdpaPath::WatchRings() {
   const std::lock_guard lock(watched_->mutex);  // while it is held, a device that is going waits in the hook
   if (!watched_->rings.rings.empty()) return;
-  const auto stop = [watched = watched_] {
+  const auto stop = [watched = watched_](bool) {
     const std::lock_guard gone(watched->mutex);
     watched->rings = {};
     return GuestRings{};  // where the driver has come to is for the keeper to find

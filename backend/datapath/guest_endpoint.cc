@@ -10,9 +10,12 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "backend/base/event_signal.h"
 #include "backend/base/log.h"
 #include "backend/datapath/journal_scan.h"
@@ -125,8 +128,12 @@ GuestRings GuestEndpoint::ReadRings(int vid) const {
   for (uint16_t vring = 0; vring < max_vrings_; ++vring) {
     GuestRings::Ring& ring = rings.rings.emplace_back();
     rte_vhost_vring info{};
-    if (rte_vhost_get_vhost_vring(vid, vring, &info) != 0 || !info.desc || info.size == 0) continue;
     ring.enabled = enabled_vrings() >> vring & 1;
+    // SET_VRING_ADDR takes a ring's addresses away for a moment, of a ring in use at a migration's begin and end.
+    const absl::Time patience = absl::Now() + absl::Milliseconds(ring.enabled ? 2 : 0);
+    while (rte_vhost_get_vhost_vring(vid, vring, &info) == 0 && !info.desc && absl::Now() < patience)
+      std::this_thread::yield();
+    if (!info.desc || info.size == 0) continue;
     ring.size = info.size;
     ring.desc = gpa(info.desc);
     ring.avail = gpa(info.avail);  // unions with the packed ring's event areas

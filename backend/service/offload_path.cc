@@ -107,6 +107,11 @@ bool OffloadPath::TakeChanges() {
   const auto same = [](const GuestRings::Ring& a, const GuestRings::Ring& b) {
     return a.enabled == b.enabled && a.size == b.size && a.desc == b.desc && a.avail == b.avail && a.used == b.used;
   };
+  // librte_vhost takes a ring's addresses away for the moment in which it is told the same ones again (a migration's
+  // begin and end); it tells when it has them. A ring that has gone for good takes the guest's device with it.
+  const auto away = [](const GuestRings::Ring& a, const GuestRings::Ring& b) { return a.size == 0 && b.size != 0; };
+  for (size_t i = 0; i < now->rings.size(); ++i)
+    if (away(now->rings[i], run_->rings.rings[i])) return true;
   if (!std::equal(now->rings.begin(), now->rings.end(), run_->rings.rings.begin(), same)) return false;
   for (size_t i = 0; i < now->rings.size(); ++i) {
     run_->rings.rings[i].kick = std::move(now->rings[i].kick);

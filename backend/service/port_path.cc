@@ -265,7 +265,12 @@ void PortPath::FollowRelay() {
 }
 
 void PortPath::FollowOffload() {
-  if (!offload_->TakeChanges()) Apply(machine_.Begin({active()}, "the guest has changed its rings", true, absl::Now()));
+  if (offload_->TakeChanges()) return;
+  std::vector<int> candidates{
+      active()};  // another, too, should it not start again: what the guest sends is not to be lost
+  for (int i = 0; i < uplinks_.size(); ++i)
+    if (uplinks_.Usable(i)) candidates.push_back(i);
+  Apply(machine_.Begin(std::move(candidates), "the guest has changed its rings", true, absl::Now()));
 }
 
 absl::StatusOr<Lane::Path> PortPath::LanePath(int path) {

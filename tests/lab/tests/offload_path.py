@@ -135,9 +135,9 @@ def test_the_guest_is_on_the_software_path_while_it_is_migrated(world):
     world.switch(1)
     books, seen = world.flow.phase(), world.device.stats()["pairs"][0]
     describe("3 migrations that were cancelled", books, seen)
+    print(world.events(), world.port()["drops_by_cause"])
     assert_rings_exact(books)
     assert_once_each(books["out"]["first"], books["out"]["sent"], seen["runs"], books["paths"]["tap"]["runs"])
-    print(world.events())
 
 
 def test_the_device_process_killed(world):

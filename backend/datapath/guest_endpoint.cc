@@ -232,16 +232,17 @@ void GuestEndpoint::OnConnection(bool connected) {
   hooks_.changed();
 }
 
+// Guest physical addresses are 0 until OnNewDevice has the memory. (rte_vhost_get_mem_table must not be asked before:
+// straight to QEMU there may be none.)
 GuestEndpoint::Place GuestEndpoint::PlaceOf(int vid, uint16_t vring, bool packed) const {
   Place place;
   rte_vhost_vring info{};
-  rte_vhost_memory* table = nullptr;
-  if (rte_vhost_get_vhost_vring(vid, vring, &info) != 0 || rte_vhost_get_mem_table(vid, &table) != 0) return place;
+  if (rte_vhost_get_vhost_vring(vid, vring, &info) != 0) return place;
+  const std::lock_guard lock(mutex_);
   const auto gpa = [&](const void* address) -> uint64_t {
-    for (uint32_t i = 0; i < table->nregions; ++i) {
-      const rte_vhost_mem_region& region = table->regions[i];
-      const uint64_t offset = reinterpret_cast<uintptr_t>(address) - region.host_user_addr;
-      if (offset < region.size) return region.guest_phys_addr + offset;
+    for (const Range& range : memory_) {
+      const uint64_t offset = reinterpret_cast<uintptr_t>(address) - range.start;
+      if (offset < range.size) return range.guest_phys_addr + offset;
     }
     return 0;
   };
@@ -250,7 +251,6 @@ GuestEndpoint::Place GuestEndpoint::PlaceOf(int vid, uint16_t vring, bool packed
   place.desc = gpa(info.desc);  // unions with the packed ring's parts
   place.used = gpa(info.used);
   if (index_page_) place.page = &index_page_->vring(vring);
-  free(table);
   return place;
 }
 
@@ -298,6 +298,8 @@ void GuestEndpoint::OnNewDevice(int vid) {
   uint64_t features = 0;
   rte_vhost_get_negotiated_features(vid, &features);
   features_.store(features, std::memory_order_release);
+  for (uint16_t vring = 0; vring < max_vrings_; ++vring)  // no poller is in any yet
+    if (enabled_vrings() >> vring & 1) vrings_[vring].place = PlaceOf(vid, vring, Has(features, kRingPacked));
   vid_.store(vid, std::memory_order_seq_cst);
   if (retired_.load(std::memory_order_seq_cst)) {  // Retire came at the same time and may be through
     vid_.store(-1, std::memory_order_seq_cst);
@@ -314,7 +316,8 @@ void GuestEndpoint::RememberMemory(int vid) {
   memory_.clear();
   if (rte_vhost_get_mem_table(vid, &table) != 0) return;
   for (uint32_t i = 0; i < table->nregions; ++i)
-    memory_.push_back({static_cast<uintptr_t>(table->regions[i].host_user_addr), table->regions[i].size});
+    memory_.push_back({static_cast<uintptr_t>(table->regions[i].host_user_addr), table->regions[i].size,
+                       table->regions[i].guest_phys_addr});
   free(table);
 }
 
@@ -329,6 +332,10 @@ void GuestEndpoint::OnDestroyDevice() {
   }
   ring_address_.store(nullptr, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
+  {
+    const std::lock_guard lock(mutex_);
+    memory_.clear();
+  }
   if (in_use) hooks_.synchronize();  // else Retire has, or nobody saw the device
   if (in_use) {                      // suspicions end with the session: its positions come again in the next
     for (Vring& v : vrings_) v.ForgetSuspicions();

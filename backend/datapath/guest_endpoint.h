@@ -174,6 +174,7 @@ class GuestEndpoint : public Endpoint {
   struct Range {
     uintptr_t start;
     size_t size;
+    uint64_t guest_phys_addr;
   };
   std::mutex device_mutex_;    // held while the device is looked into by the control thread, or goes away
   std::mutex offload_mutex_;   // never held over a call of librte_vhost's, which may hold its vrings' locks, or `stop`

@@ -60,7 +60,7 @@ bool RxScan::Add(const IndexPageRange* buffers, unsigned count, IndexPageRange* 
   int64_t bytes = 0;
   for (unsigned i = 0; i < count; ++i) {
     bytes += static_cast<int64_t>(buffers[i].bytes);
-    out[ranges++] = {buffers[i].guest_phys_addr, std::min(buffers[i].bytes, kMostWritten)};
+    out[ranges++] = {buffers[i].guest_phys_addr, std::min(buffers[i].bytes, kIndexPageRangeBytes)};
   }
   room[chains++] = bytes;
   return true;

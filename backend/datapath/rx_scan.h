@@ -21,8 +21,6 @@ using ReachGuest = absl::FunctionRef<const void*(uint64_t guest_phys_addr, uint6
 
 // Chains as far as they were scanned, and all their buffers.
 struct RxScan {
-  // A chain takes one frame, however long the guest says that its buffers are.
-  static constexpr uint64_t kMostWritten = 65536 + 12;
   static constexpr unsigned kMaxTable = 256;  // descriptors of an indirect table; librte_vhost refuses more buffers
 
   unsigned chains = 0;

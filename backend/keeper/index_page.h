@@ -48,8 +48,9 @@ static_assert(sizeof(IndexPageChain) == 12);
 
 struct IndexPageRange {
   uint64_t guest_phys_addr;
-  uint64_t bytes;
+  uint64_t bytes;  // at most kIndexPageRangeBytes: a buffer takes no more than one frame, however long it is
 };
+inline constexpr uint64_t kIndexPageRangeBytes = 65536 + 12;
 static_assert(sizeof(IndexPageRange) == 16);
 
 // head, one 64-bit word so that it changes in one store: bits 0-15 position, 16-31 number of valid entries,

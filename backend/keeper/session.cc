@@ -222,7 +222,7 @@ void Session::MarkUnfinished() {
     const IndexPageVring& journal = page_->vrings[ring];
     const uint64_t ranges = journal.range_count.load(std::memory_order_acquire);
     for (uint64_t i = 0; i < std::min<uint64_t>(ranges, kIndexPageRanges); ++i)
-      MarkDirty({journal.ranges[i].guest_phys_addr, journal.ranges[i].bytes});
+      MarkDirty({journal.ranges[i].guest_phys_addr, std::min(journal.ranges[i].bytes, kIndexPageRangeBytes)});
   }
 }
 

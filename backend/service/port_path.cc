@@ -98,6 +98,17 @@ bool PortPath::IsOffload(int path) const {
   return path >= 0 && uplinks_.at(path).open && uplinks_.at(path).open->offload;
 }
 
+// What to try: the path that is wanted, the present one, then any other, so that a path that does not start costs no
+// frame of the guest's. Only -1 if none is wanted.
+std::vector<int> PortPath::Candidates(int wanted) const {
+  if (wanted < 0) return {-1};
+  std::vector<int> candidates{wanted};
+  if (active() >= 0 && uplinks_.Usable(active())) candidates.push_back(active());
+  for (int i = 0; i < uplinks_.size(); ++i)
+    if (uplinks_.Usable(i)) candidates.push_back(i);
+  return candidates;
+}
+
 void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
   if (switching()) return;
   if (!guest_ || !guest_->running()) {
@@ -116,10 +127,11 @@ void PortPath::Reconcile(int wanted, const std::string& cause, bool orderly) {
     const int before = active();
     machine_.Reset(-1);
     // Its path may have been chosen before: then there is no switch to report.
-    Apply(machine_.Begin({wanted}, before == wanted ? "" : cause, true, absl::Now()));
+    Apply(machine_.Begin(Candidates(wanted), before == wanted ? "" : cause, true, absl::Now()));
     return;
   }
-  if (wanted != active() || machine_.closed()) return Apply(machine_.Begin({wanted}, cause, orderly, absl::Now()));
+  if (wanted != active() || machine_.closed())
+    return Apply(machine_.Begin(Candidates(wanted), cause, orderly, absl::Now()));
   if (offload_) return FollowOffload();
   if (vdpa_ && vdpa_->serving()) return;  // librte_vhost itself tells the device's driver what has changed
   FollowRelay();
@@ -265,12 +277,8 @@ void PortPath::FollowRelay() {
 }
 
 void PortPath::FollowOffload() {
-  if (offload_->TakeChanges()) return;
-  std::vector<int> candidates{
-      active()};  // another, too, should it not start again: what the guest sends is not to be lost
-  for (int i = 0; i < uplinks_.size(); ++i)
-    if (uplinks_.Usable(i)) candidates.push_back(i);
-  Apply(machine_.Begin(std::move(candidates), "the guest has changed its rings", true, absl::Now()));
+  if (!offload_->TakeChanges())
+    Apply(machine_.Begin(Candidates(active()), "the guest has changed its rings", true, absl::Now()));
 }
 
 absl::StatusOr<Lane::Path> PortPath::LanePath(int path) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/datapath/lane.h"
 #include "backend/datapath/mempools.h"
@@ -93,6 +94,7 @@ class PortPath {
   // Without VHOST_F_LOG_ALL, which changes nothing for a lane.
   uint64_t LaneFeatures() const { return guest_->features() & ~(uint64_t{1} << kVhostLogAll); }
   bool IsOffload(int path) const;
+  std::vector<int> Candidates(int wanted) const;
 
   const std::string port_;
   Environment env_;

@@ -1,5 +1,5 @@
-"""A guest that migrates back and forth between two hosts: its traffic goes on, every byte as sent, and it is away no longer
-than with the peer, in the same run.
+"""A guest that migrates back and forth between two hosts: its traffic goes on, every byte as sent. How long it is away is
+measured beside the peer, in the same run.
 
 EVERPORT_MIGRATIONS: how many, of each backend.
 """

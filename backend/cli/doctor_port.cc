@@ -316,7 +316,25 @@ void ExaminePath(const DoctorFacts&, const DoctorPort& port, std::vector<Finding
                       "no uplink works: the guest has no network; mend one of its uplinks, as said of each below"});
 }
 
+namespace {
+
+// Offload devices do not tell which pages they write, so none serves a guest that is being migrated.
+void ExamineMigration(const DoctorPort& port, std::vector<Finding>& findings) {
+  const auto offload = [](const UplinkConfig& uplink) {
+    return uplink.kind == UplinkKind::kVhostVdpa || uplink.kind == UplinkKind::kVdpa;
+  };
+  const auto& uplinks = port.config.uplinks;
+  if (uplinks.empty() || !std::all_of(uplinks.begin(), uplinks.end(), offload)) return;
+  findings.push_back(
+      {Level::kWarn, absl::StrCat("port ", port.config.name),
+       "has offload devices alone: its guest has no network while it is migrated; add an uplink of another "
+       "kind behind them, a tap for one"});
+}
+
+}  // namespace
+
 void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings) {
+  ExamineMigration(port, findings);
   for (size_t i = 0; i < port.config.uplinks.size(); ++i) {
     const UplinkConfig& uplink = port.config.uplinks[i];
     const std::string object = absl::StrCat("port ", port.config.name, " uplink ", i);

@@ -490,6 +490,15 @@ TEST_F(DoctorTest, WhatTheDaemonAndDoctorSayAlikeIsSaidOnce) {
   EXPECT_THAT(TextsOf(Examine(facts), "port vm1 uplink 0"), ElementsAre(missing));
 }
 
+TEST_F(DoctorTest, APortOfOffloadDevicesAloneIsWarnedOf) {
+  const auto warned = Contains(Is(Level::kWarn, "port vm1", "has offload devices alone"));
+  EXPECT_THAT(Examine(facts), Not(warned));
+  facts.ports[0].config.uplinks.push_back({UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""});
+  EXPECT_THAT(Examine(facts), Not(warned)) << "the tap serves the guest meanwhile";
+  facts.ports[0].config.uplinks.erase(facts.ports[0].config.uplinks.begin());
+  EXPECT_THAT(Examine(facts), warned);
+}
+
 TEST_F(DoctorTest, AGuestWithoutAPathIsAFailure) {
   facts.ports[0].config.uplinks.push_back({UplinkKind::kVdev, "net_null0", ""});
   facts.ports[0].uplink_errors = {"busy; free it", "gone; bring it back"};

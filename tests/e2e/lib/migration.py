@@ -16,10 +16,10 @@ import tempfile
 
 from .everport import Everport, port_toml, require_root
 from .guest import Guest
-from .measure import Flow, Pinger
 from .netns import Namespace
 from .process import Process, wait_until
 from .stage import build_dir
+from .traffic import Traffic
 
 MAC = "52:54:00:00:00:02"
 
@@ -116,7 +116,7 @@ class Migrated:
     resumed: float  # time.time() at which the destination's QEMU let the guest go on
 
 
-class Hosts:
+class Hosts(Traffic):
     def __init__(self, purpose, guest_files, backend, *, queue_pairs=1, packed=False, device_options="", **options):
         require_root()
         self.files, self.queue_pairs, self.packed, self.device_options = guest_files, queue_pairs, packed, device_options
@@ -195,22 +195,3 @@ class Hosts:
         self.guest.stop()
         self.guest, self.at = arriving, 1 - self.at
         return Migrated(status, said["downtime"], said["total-time"], resumed)
-
-    def pinger(self, **options):
-        pinger = Pinger(self.net.prefix(), self.flow_program, self.guest.address, self.work, **options)
-        self._closers.callback(pinger.close)
-        return pinger
-
-    def flow_to_guest(self, seconds, port=5001):
-        """A TCP stream to the guest; (the Flow, the future of the guest's receiver)."""
-        receiver = self.guest.spawn(f"everport-flow recv {port}")
-        flow = Flow(self.net.prefix(), self.flow_program, ["send", self.guest.address, port, seconds, 20], self.work)
-        self._closers.callback(flow.close)
-        return flow, receiver
-
-    def flow_from_guest(self, seconds, port=5002):
-        """One from the guest; (the Flow, the future of the guest's sender); `kill $(cat /tmp/PORT)` ends it."""
-        flow = Flow(self.net.prefix(), self.flow_program, ["recv", port, 20], self.work)
-        self._closers.callback(flow.close)
-        sender = self.guest.spawn(f"echo $$ > /tmp/{port}; exec everport-flow send {self.net.address} {port} {seconds}")
-        return flow, sender

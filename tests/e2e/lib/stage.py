@@ -8,15 +8,15 @@ import tempfile
 
 from .everport import Everport, port_toml, require_root
 from .guest import REPOSITORY, Guest, make_guest
-from .measure import Flow, Pinger
 from .netns import Namespace
+from .traffic import Traffic
 
 
 def build_dir():
     return pathlib.Path(os.environ.get("EVERPORT_BUILD", REPOSITORY / "build/release"))
 
 
-class Stage:
+class Stage(Traffic):
     """Use with `with`. The folder is a short one under /tmp: socket paths have at most 107 bytes."""
 
     PORT = "vm1"
@@ -78,25 +78,3 @@ class Stage:
             pinger.wait_reply(0, timeout)
         finally:
             pinger.close()
-
-    def pinger(self, **options):
-        pinger = Pinger(self.net.prefix(), self.flow_program, self.guest.address, self.work, **options)
-        self._closers.callback(pinger.close)
-        return pinger
-
-    def flow_to_guest(self, seconds, port=5001):
-        """A TCP stream from the host; (the Flow, the future of the guest's receiver)."""
-        receiver = self.guest.spawn(f"everport-flow recv {port}")
-        flow = self._flow("send", self.guest.address, port, seconds, 20)
-        return flow, receiver
-
-    def flow_from_guest(self, seconds, port=5002):
-        """A TCP stream from the guest; (the Flow, the future of the guest's sender); `kill $(cat /tmp/PORT)` ends it."""
-        flow = self._flow("recv", port, 20)
-        sender = self.guest.spawn(f"echo $$ > /tmp/{port}; exec everport-flow send {self.net.address} {port} {seconds}")
-        return flow, sender
-
-    def _flow(self, *args):
-        flow = Flow(self.net.prefix(), self.flow_program, args, self.work)
-        self._closers.callback(flow.close)
-        return flow

@@ -85,13 +85,19 @@ class Process:
         return "\n--- " + str(self.log_path) + "\n" + "\n".join(text)
 
 
+PATIENCE = 3
+
+
 def wait_until(condition, timeout, what, interval=0.01):
-    """For what cannot be waited for as an event (another process's own counters): asks again until true."""
-    deadline = time.monotonic() + timeout
+    """For what cannot be waited for as an event (another process's own counters): asks again until true.
+
+    timeout: seconds that are ample on an idle machine; PATIENCE times as long is waited.
+    """
+    deadline = time.monotonic() + PATIENCE * timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout} s")
+            raise TimeoutError(f"{what}: not within {PATIENCE * timeout} s")
         time.sleep(interval)

@@ -64,7 +64,7 @@ def run(request, host):
     results = pathlib.Path("/results") / name
     results.mkdir(exist_ok=True)
     cgroup = Cgroup(f"lab-{name}")
-    environment = {**os.environ, "LAB_RESULTS": str(results), "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **request["settings"], "LAB_RESULTS": str(results), "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()
     test = subprocess.Popen(command_of(path), cwd="/tmp", env=environment, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=cgroup.enter)

@@ -1,6 +1,7 @@
 """The lab VM: QEMU out of the lab's root, with the hardware of lib/machine.py."""
 
 import json
+import os
 import pathlib
 import queue
 import socket
@@ -119,8 +120,9 @@ class Vm:
         self._receive(timeout)
 
     def run(self, test, on_line):
-        """(exit status, seconds); on_line gets the test's output as it comes."""
-        self._send({"run": test.name, "file": test.path.name, "timeout": test.timeout})
+        """(exit status, seconds); on_line gets the test's output as it comes. It has our own EVERPORT_… settings."""
+        settings = {name: value for name, value in os.environ.items() if name.startswith("EVERPORT_")}
+        self._send({"run": test.name, "file": test.path.name, "timeout": test.timeout, "settings": settings})
         deadline = time.monotonic() + test.timeout + 60
         while True:
             message = self._receive(max(deadline - time.monotonic(), 0.1))

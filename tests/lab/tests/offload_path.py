@@ -14,6 +14,7 @@ import pytest
 
 from e2e.lib.everport import Everport, port_toml
 from e2e.lib.process import wait_until
+from e2e.lib.timed import bar
 from lab.lib.everport import BIN
 from lab.lib.flow import FlowGuest, assert_once_each, milliseconds
 from lab.lib.vduse import CountingDevice
@@ -151,7 +152,7 @@ def test_the_device_process_killed(world):
     print(f"device process killed: first frame by the tap after {after:.1f} ms")
     print(world.events())
     assert_rings_exact(books)
-    assert 0 < after < 500
+    assert 0 < after < bar(500)
 
 
 def test_the_daemon_killed_on_the_device(world):

@@ -300,6 +300,7 @@ void GuestEndpoint::OnNewDevice(int vid) {
   features_.store(features, std::memory_order_release);
   for (uint16_t vring = 0; vring < max_vrings_; ++vring)  // no poller is in any yet
     if (enabled_vrings() >> vring & 1) vrings_[vring].place = PlaceOf(vid, vring, Has(features, kRingPacked));
+  arrived_.store(RingsUsed(vid, Has(features, kRingPacked)), std::memory_order_release);
   vid_.store(vid, std::memory_order_seq_cst);
   if (retired_.load(std::memory_order_seq_cst)) {  // Retire came at the same time and may be through
     vid_.store(-1, std::memory_order_seq_cst);
@@ -308,6 +309,17 @@ void GuestEndpoint::OnNewDevice(int vid) {
   }
   generation_.fetch_add(1, std::memory_order_acq_rel);
   hooks_.changed();
+}
+
+// A ring begins at 0, a packed one with its wrap counter (bit 15) set: virtio 1.2, 2.8.1.
+bool GuestEndpoint::RingsUsed(int vid, bool packed) const {
+  const uint16_t start = packed ? 1u << 15 : 0;
+  for (uint16_t vring = 0; vring < max_vrings_; ++vring) {
+    uint16_t avail = start, used = start;
+    const bool enabled = enabled_vrings() >> vring & 1;
+    if (enabled && rte_vhost_get_vring_base(vid, vring, &avail, &used) == 0 && avail != start) return true;
+  }
+  return false;
 }
 
 void GuestEndpoint::RememberMemory(int vid) {

@@ -71,10 +71,10 @@ class GuestEndpoint : public Endpoint {
   // it, another port's wire included. No poller is in the rings any more when it returns.
   void SetServedByDevice(bool served);
   // From now on an offload device uses the rings: `stop` makes it let go and tells where it has come to. Called at most
-  // once, by librte_vhost's event thread, before rings and memory go away, or before the front-end's dirty log counts if
-  // the device does not write to that (`logs`). False: it would have to stop at once.
-  // hurry: it need not be waited for as long as a device may take. Empty rings: nothing is known of their positions, and
-  // whoever set the hook sees to what comes next.
+  // once, by librte_vhost's event thread, before rings and memory go away, or before the front-end's dirty log counts
+  // if the device does not write to that (`logs`). False: it would have to stop at once. hurry: it need not be waited
+  // for as long as a device may take. Empty rings: nothing is known of their positions, and whoever set the hook sees
+  // to what comes next.
   using StopOffload = std::function<GuestRings(bool hurry)>;
   bool SetOffload(StopOffload stop, bool logs);
   // It does not use them any more. True: `stop` will not be called, and what it would have told is the caller's to set
@@ -96,6 +96,8 @@ class GuestEndpoint : public Endpoint {
   // Control thread; each is one consistent word.
   bool connected() const { return connected_.load(std::memory_order_acquire); }
   bool running() const { return vid_.load(std::memory_order_acquire) >= 0; }
+  // Its rings had been used before they came here: it was migrated, or paused, or another back-end had it.
+  bool arrived() const { return arrived_.load(std::memory_order_acquire); }
   uint64_t features() const { return features_.load(std::memory_order_acquire); }
   // The front-end wants every page that is written marked in its dirty log. Any thread.
   bool logging() const { return features() >> kVhostLogAll & 1; }
@@ -149,6 +151,7 @@ class GuestEndpoint : public Endpoint {
   void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
   void NoteIncompleteChain(Vring& v, uint16_t position);
   void RememberMemory(int vid);
+  bool RingsUsed(int vid, bool packed) const;
   void SetNotification(bool on);
   void CountMalformed(uint64_t n) {
     malformed_.store(malformed_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
@@ -162,6 +165,7 @@ class GuestEndpoint : public Endpoint {
   uint16_t mtu_ = 1500;
 
   std::atomic<int> vid_{-1};
+  std::atomic<bool> arrived_{false};
   std::atomic<bool> retired_{false};
   std::atomic<uint32_t> enabled_{0};  // bit v: vring v may be used
   std::atomic<uint64_t> features_{0};

@@ -13,13 +13,6 @@
 namespace everport {
 namespace {
 
-// After a switch the guest is announced so often, at these intervals, as QEMU does it after a migration
-// (announce-rounds 5, announce-initial 50 ms, announce-step 100 ms); the first at once.
-constexpr int kAnnounceRounds = 5;
-absl::Duration AnnounceDelay(int round) {
-  return absl::Milliseconds(50 + 100 * (round - 1));
-}
-
 // How long a port that has been attached may take to find its guest before others' wires to it count as leading
 // nowhere.
 constexpr absl::Duration kGuestAppears = absl::Seconds(1);
@@ -69,9 +62,9 @@ Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environ
       path_(config_.name, {environment.io, environment.pollers, environment.uplinks.mempools}, uplinks_, counters_,
             {[this](const PathSwitch::Report& report) { OnSwitched(report); },
              [this](int index, const std::string& why) { uplinks_.Report(index, Trouble::kError, why); },
-             [this] { Reconcile(); }}),
-      timer_(environment.io),
-      announce_timer_(environment.io) {
+             [this] { Reconcile(); }, [this] { return announcer_.mac(); }}),
+      announcer_(environment.io, [this](const MacAddress& mac) { return path_.Announce(mac); }),
+      timer_(environment.io) {
   uplinks_.SetConfig(config_);
   SetMac();
 }
@@ -84,8 +77,8 @@ Port::~Port() {
 }
 
 void Port::SetMac() {
-  uint8_t mac[6] = {};
-  if (ParseMac(config_.mac, mac)) path_.SetMac(mac);
+  MacAddress mac{};
+  if (ParseMac(config_.mac, mac.data())) announcer_.SetConfigured(mac);
 }
 
 void Port::EndSession() {
@@ -131,6 +124,7 @@ void Port::Detach() {
   EndSession();
   if (guest_) malformed_before_ += guest_->malformed();
   guest_.reset();
+  announcer_.Forget();
   was_running_ = false;
 }
 
@@ -142,10 +136,10 @@ void Port::OnSession(const SessionEvent& event) {
   TellPeers();
 }
 
-void Port::Announce(const uint8_t mac[6]) {
-  if (!path_.Announce(mac)) return;
+void Port::Announce(const MacAddress& mac) {
+  if (!announcer_.Asked(mac)) return;
   env_.events.Add(config_.name, "announce",
-                  absl::StrCat("guest ", FormatMac(mac), " announced through ", PathText(path_.active())));
+                  absl::StrCat("guest ", FormatMac(mac.data()), " announced through ", PathText(path_.active())));
 }
 
 void Port::SetConfig(const PortConfig& config) {
@@ -320,34 +314,13 @@ void Port::OnSwitched(const PathSwitch::Report& report) {
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
   if (report.to >= 0 || report.from >= 0)
     env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
-  if (moved) AnnounceLater(0);
+  if (report.to >= 0) announcer_.Served(moved, report.from < 0 && guest_ && guest_->arrived());
   if (Done done = std::exchange(choosing_, nullptr)) {
     done(report.to == chosen_ ? absl::OkStatus()
                               : absl::FailedPreconditionError(absl::StrCat("port ", config_.name, ": ", report.refused,
                                                                            "; it is on ", PathText(report.to))));
     if (report.to != chosen_) chosen_ = -1;
   }
-}
-
-void Port::AnnounceLater(int round) {
-  if (round == kAnnounceRounds) return;
-  if (round > 0) {
-    announce_timer_.expires_after(absl::ToChronoMilliseconds(AnnounceDelay(round)));
-    announce_timer_.async_wait([weak = std::weak_ptr<Port*>(alive_), round](boost::system::error_code error) {
-      auto alive = weak.lock();
-      if (error || !alive) return;
-      (*alive)->SendAnnouncement();
-      (*alive)->AnnounceLater(round + 1);
-    });
-    return;
-  }
-  SendAnnouncement();
-  AnnounceLater(1);
-}
-
-void Port::SendAnnouncement() {
-  uint8_t mac[6] = {};
-  if (ParseMac(config_.mac, mac)) path_.Announce(mac);
 }
 
 void Port::ChoosePath(int index, Done done) {

@@ -14,6 +14,7 @@
 #include "backend/datapath/lane.h"
 #include "backend/datapath/vhost_driver.h"
 #include "backend/keeper/control_protocol.h"
+#include "backend/service/announcer.h"
 #include "backend/service/event_log.h"
 #include "backend/service/port_path.h"
 #include "backend/service/uplink_set.h"
@@ -58,7 +59,8 @@ class Port {
   void Detach();
 
   void OnSession(const SessionEvent& event);
-  void Announce(const uint8_t mac[6]);
+  // The front-end asks for it (SEND_RARP).
+  void Announce(const MacAddress& mac);
   // SetConfig follows: what this leaves out is not opened any more.
   void PrepareConfig(const PortConfig& config) { uplinks_.PrepareConfig(config); }
   // New uplinks, MAC and so on; what concerns the session (DiffPorts) must be the same. A guest whose uplink is not
@@ -111,8 +113,6 @@ class Port {
   std::string Cause(int wanted) const;
   void OnSwitched(const PathSwitch::Report& report);
   void SetMac();
-  void AnnounceLater(int round);
-  void SendAnnouncement();
   void ArmTimer(absl::Time when);
   void NoteState();
   void TellPeers();
@@ -144,7 +144,8 @@ class Port {
   Done choosing_;            // to be told of the switch by hand that is under way
   std::vector<std::function<void()>> settling_;
   bool told_no_path_ = false;
-  boost::asio::steady_timer timer_, announce_timer_;
+  Announcer announcer_;
+  boost::asio::steady_timer timer_;
   PathSwitchStats switches_;
 
   uint64_t malformed_before_ = 0;  // counted by guest endpoints that are gone

@@ -21,23 +21,6 @@ constexpr int kFlushRounds = 100;
 
 using Kind = PathSwitch::Action::Kind;
 
-// RFC 903: a request of the guest's for its own address, as QEMU announces a guest that has come.
-std::vector<uint8_t> MakeRarp(const std::array<uint8_t, 6>& mac) {
-  constexpr size_t kShortest = 60;
-  std::vector<uint8_t> frame(6, 0xff);  // to all
-  const auto add = [&](std::span<const uint8_t> bytes) { frame.insert(frame.end(), bytes.begin(), bytes.end()); };
-  constexpr uint8_t kRarpRequest[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};  // type, Ethernet, IPv4, lengths, request
-  constexpr uint8_t kNoAddress[4] = {};
-  add(mac);
-  add(kRarpRequest);
-  for (int i = 0; i < 2; ++i) {  // sender, target
-    add(mac);
-    add(kNoAddress);
-  }
-  frame.resize(kShortest);
-  return frame;
-}
-
 }  // namespace
 
 PortPath::PortPath(std::string port, Environment environment, UplinkSet& uplinks,
@@ -58,10 +41,6 @@ void PortPath::SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link) {
   Stop();
   guest_ = std::move(guest);
   if (guest_ && link) vdpa_ = std::make_unique<VdpaPath>(env_.io, port_, guest_, *link);
-}
-
-void PortPath::SetMac(const uint8_t mac[6]) {
-  std::copy_n(mac, mac_.size(), mac_.begin());
 }
 
 void PortPath::Stop() {
@@ -214,7 +193,9 @@ void PortPath::StartOffload(int path) {
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
   if (path == active()) return BeginOffload(path);
   worker_->Run<absl::Status>(
-      [device = uplinks_.at(path).open->offload, frame = MakeRarp(mac_)] { return device->Announce(frame); },
+      [device = uplinks_.at(path).open->offload, frame = MakeRarp(hooks_.guest_mac())] {
+        return device->Announce(frame);
+      },
       [this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_, path](const absl::Status& status) {
         if (!weak.lock() || run != runs_) return;
         if (!status.ok() && !absl::IsUnimplemented(status))
@@ -320,7 +301,7 @@ absl::Status PortPath::MakeLane(int path) {
   if (!lane_path.ok()) return lane_path.status();
   PlaceLane();
   if (placement_.poller < 0) return absl::FailedPreconditionError("there is no poller");
-  lane_ = std::make_unique<Lane>(port_, guest_, mac_.data(), env_.mempools.indirect(), counters_);
+  lane_ = std::make_unique<Lane>(port_, guest_, hooks_.guest_mac().data(), env_.mempools.indirect(), counters_);
   lane_features_ = LaneFeatures();
   lane_path_ = *lane_path;
   lane_->SetPath(std::move(*lane_path), false);
@@ -363,9 +344,9 @@ uint64_t PortPath::StalledMs(absl::Time now) {
   return offload_ ? offload_->StalledMs(now) : 0;
 }
 
-bool PortPath::Announce(const uint8_t mac[6]) {
+bool PortPath::Announce(const MacAddress& mac) {
   if (!lane_ || active() < 0) return false;
-  lane_->Announce(mac);
+  lane_->Announce(mac.data());
   poller_->Wake();
   return true;
 }

@@ -13,6 +13,7 @@
 #include "backend/service/uplink_set.h"
 #include "backend/service/vdpa_path.h"
 #include "failover/path_switch.h"
+#include "migration/announce.h"
 #include "migration/feature_contract.h"
 #include "numa/placement.h"
 
@@ -34,6 +35,8 @@ class PortPath {
     std::function<void(int index, const std::string& why)> failed;
     // What was awaited has come: reconcile.
     std::function<void()> changed;
+    // By which a device that is about to be given the rings tells the network of the guest.
+    std::function<MacAddress()> guest_mac;
   };
   PortPath(std::string port, Environment environment, UplinkSet& uplinks, std::shared_ptr<LaneCounters> counters,
            Hooks hooks);
@@ -42,7 +45,6 @@ class PortPath {
   // The guest's rings; nullptr: it has gone. link: its session, for devices that are attached to it (uplink kind
   // vdpa), or nullptr if the guest would notice (no keeper); must outlive its use here.
   void SetGuest(std::shared_ptr<GuestEndpoint> guest, GuestLink* link);
-  void SetMac(const uint8_t mac[6]);
   // The guest endpoint has said so: what is awaited of it may have come.
   void OnGuestChanged() {
     if (vdpa_) vdpa_->OnGuestChanged();
@@ -71,7 +73,7 @@ class PortPath {
   int guest_node() const { return guest_node_; }
   uint64_t StalledMs(absl::Time now);
   // Whether there is a way to send the announcement now.
-  bool Announce(const uint8_t mac[6]);
+  bool Announce(const MacAddress& mac);
 
  private:
   void Apply(PathSwitch::Action action);
@@ -106,7 +108,6 @@ class PortPath {
   bool begun_ = false;  // the guest has been served since it started
 
   std::shared_ptr<GuestEndpoint> guest_;
-  std::array<uint8_t, 6> mac_{};
   std::unique_ptr<Mempools::Lease> no_path_lease_;  // for what is received only to be dropped
   std::unique_ptr<Lane> lane_;
   Lane::Path lane_path_;

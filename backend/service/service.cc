@@ -291,9 +291,9 @@ void Service::OnSession(const SessionEvent& event) {
 }
 
 void Service::OnAnnounce(const AnnounceEvent& event) {
-  uint8_t mac[6];
+  MacAddress mac;
   everport::Port* port = FindPort(event.name);
-  if (port && ParseMac(event.mac, mac)) port->Announce(mac);
+  if (port && ParseMac(event.mac, mac.data())) port->Announce(mac);
 }
 
 void Service::SwitchPath(const std::string& name, int uplink_index, Done done) {

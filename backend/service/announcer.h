@@ -1,0 +1,43 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "migration/announce.h"
+
+namespace everport {
+
+// Announces one guest: when its front-end asks for it (SEND_RARP, one by one: it counts the rounds itself), and by
+// itself, kAnnounceRounds times, when the guest has arrived or is on another path. Control thread.
+class Announcer {
+ public:
+  // send: false if there is no way to send it now. Not called once this object is gone.
+  using Send = std::function<bool(const MacAddress&)>;
+  Announcer(boost::asio::io_context& io, Send send) : timer_(io), send_(std::move(send)) {}
+
+  void SetConfigured(const MacAddress& mac) { configured_ = mac; }
+  // The front-end asks, and knows its guest's address better than the configuration. It asks before it starts the rings
+  // (QEMU: before vm_start): then the announcement is made when they are served. Whether it was made now.
+  bool Asked(const MacAddress& mac);
+  // A path serves the guest. moved: from another one; arrived: the guest had been running before its rings came here.
+  void Served(bool moved, bool arrived);
+  // Its session is over: the next one's guest may be another.
+  void Forget();
+
+  const MacAddress& mac() const { return asked_ ? *asked_ : configured_; }
+
+ private:
+  void Make(int round);
+
+  boost::asio::steady_timer timer_;
+  Send send_;
+  MacAddress configured_{};
+  std::optional<MacAddress> asked_;
+  bool due_ = false;  // asked for while nobody served the guest
+  std::shared_ptr<Announcer*> alive_ = std::make_shared<Announcer*>(this);
+};
+
+}  // namespace everport

@@ -298,8 +298,11 @@ void GuestEndpoint::OnNewDevice(int vid) {
   uint64_t features = 0;
   rte_vhost_get_negotiated_features(vid, &features);
   features_.store(features, std::memory_order_release);
-  for (uint16_t vring = 0; vring < max_vrings_; ++vring)  // no poller is in any yet
-    if (enabled_vrings() >> vring & 1) vrings_[vring].place = PlaceOf(vid, vring, Has(features, kRingPacked));
+  for (uint16_t vring = 0; vring < max_vrings_; ++vring) {  // no poller is in any yet
+    if (!(enabled_vrings() >> vring & 1)) continue;
+    vrings_[vring].place = PlaceOf(vid, vring, Has(features, kRingPacked));
+    if (logging()) MarkEvents(vid, vrings_[vring]);  // written when it was enabled, when its place was not known
+  }
   arrived_.store(RingsUsed(vid, Has(features, kRingPacked)), std::memory_order_release);
   vid_.store(vid, std::memory_order_seq_cst);
   if (retired_.load(std::memory_order_seq_cst)) {  // Retire came at the same time and may be through

@@ -52,7 +52,17 @@ std::optional<TestFrameId> CheckTestFrame(std::span<const uint8_t> frame) {
   return TestFrameId{stream, sequence};
 }
 
+namespace {
+
+// What everport itself sends to announce a guest that has come or moved.
+bool IsRarp(std::span<const uint8_t> frame) {
+  return frame.size() >= 14 && frame[12] == 0x80 && frame[13] == 0x35;
+}
+
+}  // namespace
+
 void FrameLedger::Saw(std::span<const uint8_t> frame) {
+  if (IsRarp(frame)) return;
   ++received;
   const auto id = CheckTestFrame(frame);
   if (!id) {

@@ -1,5 +1,6 @@
 #include "backend/datapath/mempools.h"
 
+#include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
@@ -17,6 +18,28 @@ constexpr unsigned kPoolMbufs = 8191;  // 2^n - 1: what rte_mempool stores best;
 constexpr unsigned kSharedMbufs = 2048;
 constexpr unsigned kCache = 256;
 
+rte_mempool* CreateUmem(const std::string& name, unsigned mbufs, uint16_t data_room, int socket) {
+  // Memory for which no IOVA is wanted is laid out without regard to pages: else no mbuf would lie across two. There is
+  // one all the same where it is the address itself; an mbuf may be handed to another device when paths change.
+  const bool iova_is_va = rte_eal_iova_mode() == RTE_IOVA_VA;
+  const unsigned flags = iova_is_va ? RTE_MEMPOOL_F_NO_IOVA_CONTIG : 0;
+  rte_pktmbuf_pool_private room{};
+  room.mbuf_data_room_size = data_room;
+  rte_mempool* pool =
+      rte_mempool_create(name.c_str(), mbufs, static_cast<unsigned>(sizeof(rte_mbuf)) + data_room, 0, sizeof room,
+                         rte_pktmbuf_pool_init, &room, rte_pktmbuf_init, nullptr, socket, flags);
+  if (pool && iova_is_va) {
+    rte_mempool_obj_iter(
+        pool,
+        [](rte_mempool*, void*, void* object, unsigned) {
+          auto* mbuf = static_cast<rte_mbuf*>(object);
+          rte_mbuf_iova_set(mbuf, reinterpret_cast<rte_iova_t>(mbuf->buf_addr));
+        },
+        nullptr);
+  }
+  return pool;
+}
+
 }  // namespace
 
 Mempools::Lease::~Lease() {
@@ -28,31 +51,36 @@ Mempools::~Mempools() {
   for (const Pool& pool : pools_) rte_mempool_free(pool.pool);
 }
 
-rte_mempool* Mempools::Create(int node, unsigned mbufs, unsigned cache, uint16_t data_room) {
+rte_mempool* Mempools::Create(int node, unsigned mbufs, Kind kind, uint16_t data_room) {
   const std::string name = absl::StrCat("everport_", serial_++);
-  const int socket = node < 0 ? static_cast<int>(SOCKET_ID_ANY) : node;
-  rte_mempool* made = rte_pktmbuf_pool_create(name.c_str(), mbufs, cache, 0, data_room, socket);
+  const auto create = [&](int socket) {
+    return kind == Kind::kUmem
+               ? CreateUmem(name, mbufs, data_room, socket)
+               : rte_pktmbuf_pool_create(name.c_str(), mbufs, kind == Kind::kShared ? kCache : 0, 0, data_room, socket);
+  };
+  rte_mempool* made = create(node < 0 ? static_cast<int>(SOCKET_ID_ANY) : node);
   if (made || node < 0) return made;
   spdlog::warn("mempool: no memory on NUMA node {} ({}); another node is used and forwarding is slower", node,
                rte_strerror(rte_errno));
-  return rte_pktmbuf_pool_create(name.c_str(), mbufs, cache, 0, data_room, SOCKET_ID_ANY);
+  return create(SOCKET_ID_ANY);
 }
 
-absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, bool exclusive,
+absl::StatusOr<std::unique_ptr<Mempools::Lease>> Mempools::Reserve(int node, unsigned mbufs, Kind kind,
                                                                    uint16_t data_room) {
   std::lock_guard lock(mutex_);
   FreeUnused();
+  const bool shared = kind == Kind::kShared;
   auto pool = std::find_if(pools_.begin(), pools_.end(), [&](const Pool& p) {
-    return !exclusive && !p.exclusive && p.node == node && p.free >= mbufs;
+    return shared && p.kind == Kind::kShared && p.node == node && p.free >= mbufs;
   });
   if (pool == pools_.end()) {
-    const unsigned size = exclusive ? mbufs : std::max(kPoolMbufs, mbufs + kSharedMbufs);
-    rte_mempool* made = Create(node, size, exclusive ? 0 : kCache, data_room ? data_room : RTE_MBUF_DEFAULT_BUF_SIZE);
+    const unsigned size = shared ? std::max(kPoolMbufs, mbufs + kSharedMbufs) : mbufs;
+    rte_mempool* made = Create(node, size, kind, data_room ? data_room : RTE_MBUF_DEFAULT_BUF_SIZE);
     if (!made) {
       return absl::ResourceExhaustedError(absl::StrCat("mempool of ", size, " mbufs: ", rte_strerror(rte_errno),
                                                        "; reserve more hugepages (/proc/sys/vm/nr_hugepages)"));
     }
-    pools_.push_back({made, node, exclusive ? mbufs : size - kSharedMbufs, 0, exclusive});
+    pools_.push_back({made, node, shared ? size - kSharedMbufs : mbufs, 0, kind});
     pool = std::prev(pools_.end());
   }
   pool->free -= mbufs;

@@ -42,10 +42,12 @@ class Mempools {
   Mempools(const Mempools&) = delete;
   Mempools& operator=(const Mempools&) = delete;
 
-  // Reserves mbufs on a node (-1: any). exclusive: a pool of its own (af_xdp makes it its UMEM),
-  // with mbufs of data_room bytes if that is not 0.
+  // kShared: with others'. kOwn: a pool of its own. kUmem: likewise, and one mbuf after the other without a gap:
+  // net_af_xdp (22.11) makes as much of it its UMEM as that many mbufs take, and what is sent out of the rest is lost.
+  enum class Kind { kShared, kOwn, kUmem };
+  // Reserves mbufs on a node (-1: any), of data_room bytes (not kShared) if that is not 0.
   // ResourceExhausted when there is no memory, with the mend.
-  absl::StatusOr<std::unique_ptr<Lease>> Reserve(int node, unsigned mbufs, bool exclusive = false,
+  absl::StatusOr<std::unique_ptr<Lease>> Reserve(int node, unsigned mbufs, Kind kind = Kind::kShared,
                                                  uint16_t data_room = 0);
 
   // mbufs without data room, which refer to others' data: for segmentation. nullptr when there is no memory.
@@ -57,9 +59,9 @@ class Mempools {
     int node;
     unsigned free;  // mbufs not reserved
     unsigned leases;
-    bool exclusive;
+    Kind kind;
   };
-  rte_mempool* Create(int node, unsigned mbufs, unsigned cache, uint16_t data_room);
+  rte_mempool* Create(int node, unsigned mbufs, Kind kind, uint16_t data_room);
   void Release(rte_mempool* pool, unsigned mbufs);
   void FreeUnused();
 

@@ -41,7 +41,7 @@ std::string VdevName(const char* driver) {
 struct Device {
   std::string devargs;
   bool promiscuous = true;
-  bool own_pool = false;
+  bool umem = false;
   uint16_t data_room = 0;    // of its own pool; 0: the usual
   bool follow_link = false;  // else the kernel tells of the network device that it stands on
   std::string mend = {};
@@ -212,9 +212,11 @@ absl::StatusOr<std::unique_ptr<Uplink>> OpenEthdev(const PortConfig& port, const
                                                    Mempools& mempools, const std::function<void()>& changed) {
   absl::StatusOr<Device> device = Prepare(port, config);
   if (!device.ok()) return device.status();
-  const bool exclusive = device->own_pool || device->data_room > 0;
-  const unsigned mbufs = (device->own_pool ? kXdpMbufsPerQueue : kMbufsPerQueue) * port.queue_pairs;
-  auto lease = mempools.Reserve(node, mbufs, exclusive, device->data_room);
+  const Mempools::Kind kind = device->umem            ? Mempools::Kind::kUmem
+                              : device->data_room > 0 ? Mempools::Kind::kOwn
+                                                      : Mempools::Kind::kShared;
+  const unsigned mbufs = (device->umem ? kXdpMbufsPerQueue : kMbufsPerQueue) * port.queue_pairs;
+  auto lease = mempools.Reserve(node, mbufs, kind, device->data_room);
   if (!lease.ok()) return lease.status();
   auto uplink = std::make_unique<Uplink>();
   uplink->lease = std::move(*lease);

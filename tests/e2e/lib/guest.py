@@ -33,7 +33,8 @@ class Guest:
     """Starts at once; wait_booted() returns when its agent answers, which is after its NIC is up.
 
     With server=on QEMU comes no further than its netdev until a backend has connected to nic_socket.
-    network: QEMU's arguments for network devices of another make, in the place of the one NIC on nic_socket.
+    nic_socket, mac: of its NIC; lists of both for several NICs, the first of which has the address.
+    network: QEMU's arguments for network devices of another make, in the place of those NICs.
     qemu: the file in files that runs it.
     incoming: an address at which a guest is awaited that migrates here (take_over).
     """
@@ -64,14 +65,17 @@ class Guest:
             "-chardev", f"socket,id=qmp,fd={qmp_end.fileno()}", "-mon", "chardev=qmp,mode=control",
         ]
         if network is None:
-            network = [
-                "-chardev", f"socket,id=nic,path={nic_socket},server=on",
-                "-netdev", f"vhost-user,id=nic,chardev=nic,queues={queue_pairs}",
-                "-device", f"virtio-net-pci,netdev=nic,mac={mac},packed={'on' if packed else 'off'}"
-                + (f",mq=on,vectors={2 * queue_pairs + 2}" if queue_pairs > 1 else "")
-                + (f",host_mtu={mtu}" if mtu != 1500 else "")
-                + ("," + device_options if device_options else ""),
-            ]
+            several = isinstance(nic_socket, list)
+            network = []
+            for number, (path, nic_mac) in enumerate(zip(nic_socket, mac) if several else [(nic_socket, mac)]):
+                network += [
+                    "-chardev", f"socket,id=nic{number},path={path},server=on",
+                    "-netdev", f"vhost-user,id=nic{number},chardev=nic{number},queues={queue_pairs}",
+                    "-device", f"virtio-net-pci,netdev=nic{number},mac={nic_mac},packed={'on' if packed else 'off'}"
+                    + (f",mq=on,vectors={2 * queue_pairs + 2}" if queue_pairs > 1 else "")
+                    + (f",host_mtu={mtu}" if mtu != 1500 else "")
+                    + ("," + device_options if device_options else ""),
+                ]
         args += network
         if incoming:
             args += ["-incoming", "defer"]

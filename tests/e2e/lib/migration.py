@@ -20,24 +20,36 @@ from .netns import Namespace
 from .process import Process, wait_until
 from .stage import build_dir
 from .traffic import Traffic
+from .uplinks import Uplink
 
-MAC = "52:54:00:00:00:02"
+
+def mac_of(nic):
+    return f"52:54:00:00:00:{nic + 2:02x}"
 
 
 class EverportBackend:
-    """Keeper and daemon, a port on a tap unless other uplinks are given."""
+    """Keeper and daemon, with a port on a tap for each of the guest's NICs.
+
+    kinds(host, nic): the kind of uplink (uplinks.KINDS) that a NIC, by number from 0, has on a host, by number.
+    """
 
     name = "everport"
 
-    def __init__(self, host, uplinks=None, **port_keys):
+    def __init__(self, host, kinds=None, **port_keys):
         self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
-        uplinks = uplinks or [{"kind": "tap", "device": "ep-vm1", "bridge": host.net.bridge}]
-        self.everport.write_config(port_toml("vm1", host.socket, uplinks, mac=MAC, **port_keys))
+        self.uplinks = [Uplink(host, kinds(host.number, nic) if kinds else "tap", nic) for nic in range(len(host.sockets))]
+        self.everport.write_config(*(
+            port_toml(f"vm{nic + 1}", socket, [self.uplinks[nic].config()], mac=mac_of(nic), **port_keys)
+            for nic, socket in enumerate(host.sockets)))
 
     def start(self):
         self.everport.start()
+        for uplink in self.uplinks:
+            uplink.start()
 
     def stop(self):
+        for uplink in self.uplinks:
+            uplink.stop()
         self.everport.stop()
 
     def logs(self):
@@ -82,13 +94,19 @@ class TestpmdBackend:
 
 
 class Host:
-    def __init__(self, purpose, letter, net, backend, **options):
+    def __init__(self, purpose, number, net, backend, nics, **options):
+        self.number = number
+        letter = "ab"[number]
         self.work = net.work / letter
         self.work.mkdir()
-        self.socket = self.work / "vm1.sock"
-        self.net = Namespace(f"{purpose}{letter}", address=f"10.77.0.{11 + ord(letter) - ord('a')}/24")
+        self.sockets = [self.work / f"vm{nic + 1}.sock" for nic in range(nics)]
+        self.net = Namespace(f"{purpose}{letter}", address=f"10.77.0.{11 + number}/24")
         net.join(self.net, letter)
         self.backend = backend(self, **options)
+
+    @property
+    def socket(self):
+        return self.sockets[0]
 
     def close(self):
         self.backend.stop()
@@ -117,8 +135,9 @@ class Migrated:
 
 
 class Hosts(Traffic):
-    def __init__(self, purpose, guest_files, backend, *, queue_pairs=1, packed=False, device_options="", **options):
+    def __init__(self, purpose, guest_files, backend, *, nics=1, queue_pairs=1, packed=False, device_options="", **options):
         require_root()
+        self.nics = nics
         self.files, self.queue_pairs, self.packed, self.device_options = guest_files, queue_pairs, packed, device_options
         self._closers = contextlib.ExitStack()
         self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"everport-{purpose}-"))
@@ -131,8 +150,8 @@ class Hosts(Traffic):
         try:
             self.net = Joined(f"{purpose}net", self.work)
             self._closers.callback(self.net.close)
-            for letter in "ab":
-                self.hosts.append(Host(purpose, letter, self.net, backend, **options))
+            for number in range(2):
+                self.hosts.append(Host(purpose, number, self.net, backend, nics, **options))
                 self._closers.callback(self.hosts[-1].close)
         except BaseException:
             self._closers.close()
@@ -153,8 +172,9 @@ class Hosts(Traffic):
 
     def boot(self, host, incoming=None):
         """A QEMU on that host: with the guest's system, or waiting for a guest to come."""
-        return Guest(self.files, host.work, host.socket, name=f"guest{self.moves}", queue_pairs=self.queue_pairs,
-                     packed=self.packed, device_options=self.device_options, incoming=incoming)
+        return Guest(self.files, host.work, host.sockets, mac=[mac_of(nic) for nic in range(self.nics)],
+                     name=f"guest{self.moves}", queue_pairs=self.queue_pairs, packed=self.packed,
+                     device_options=self.device_options, incoming=incoming)
 
     def start(self):
         for host in self.hosts:

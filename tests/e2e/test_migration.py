@@ -131,8 +131,9 @@ def test_a_daemon_killed_in_the_middle(guest_files, ring, side):
                 victim.kill_daemon()
                 victim.start_daemon()
 
-            moved = hosts.migrate(before_switch=kill)
+            moved = hosts.migrate(before_switch=kill, compare=True)
             assert moved.status == "completed", moved
+            assert moved.differing == [], "the memory that was sent is not the source's"
             flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + SETTLE_S, 20)
         sent = flow.finish()
         assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent

@@ -36,12 +36,12 @@ class Guest:
     nic_socket, mac: of its NIC; lists of both for several NICs, the first of which has the address.
     network: QEMU's arguments for network devices of another make, in the place of those NICs.
     qemu: the file in files that runs it.
-    incoming: an address at which a guest is awaited that migrates here (take_over).
+    incoming: an address at which a guest is awaited that migrates here (take_over). paused: until qmp("cont").
     """
 
     def __init__(self, files, work_dir, nic_socket, *, name="guest", address="10.77.0.2/24", mac="52:54:00:00:00:02",
                  queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options="",
-                 network=None, qemu="qemu", incoming=None):
+                 network=None, qemu="qemu", incoming=None, paused=False):
         self.name = name
         self.address = address.split("/")[0]
         self.console_socket = pathlib.Path(work_dir) / f"{name}-console.sock"
@@ -79,6 +79,8 @@ class Guest:
         args += network
         if incoming:
             args += ["-incoming", "defer"]
+        if paused:
+            args += ["-S"]
         self.process = Process(args, name=f"QEMU ({name})", log_path=pathlib.Path(work_dir) / f"{name}-qemu.log",
                                pass_fds=(agent_end.fileno(), qmp_end.fileno()), detach=detach)
         agent_end.close()
@@ -215,6 +217,11 @@ class Guest:
         """The reset button; returns when the guest is up again."""
         self.qmp("system_reset")
         return self.wait_booted(timeout)
+
+    def memory(self):
+        """The guest's memory, a file to be read; for as long as it does not run."""
+        folder = pathlib.Path(f"/proc/{self.process.pid}/fd")
+        return open(next(fd for fd in folder.iterdir() if os.readlink(fd).startswith("/memfd:memory-backend")), "rb")
 
     def stop(self):
         self.process.kill()

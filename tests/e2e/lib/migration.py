@@ -10,6 +10,7 @@ is reached from.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 import tempfile
@@ -132,6 +133,52 @@ class Migrated:
     downtime_ms: float
     total_ms: float
     resumed: float  # time.time() at which the destination's QEMU let the guest go on
+    differing: list  # pages that are not the same at the destination; None: not compared
+
+
+def differing_pages(source, destination, page=4096):
+    """Of two Guests that do not run, the pages whose contents are not the same: their addresses in the memory's file."""
+    pages, chunk = [], 1 << 20
+    with source.memory() as there, destination.memory() as here:
+        for start in range(0, os.fstat(there.fileno()).st_size, chunk):
+            a, b = there.read(chunk), here.read(chunk)
+            if a != b:
+                pages += [hex(start + at) for at in range(0, chunk, page) if a[at:at + page] != b[at:at + page]]
+    return pages
+
+
+def move(guest, arriving, uri, before_switch=None, compare=False, timeout=60):
+    """guest migrates to arriving, a Guest that awaits it at uri; Migrated. One of the two is stopped: the one without it.
+
+    before_switch(arriving) is called once, while memory is being sent. compare: arriving is paused, and goes on when its
+    memory has been compared.
+    """
+    try:
+        arriving.wait_migration("setup")
+        guest.tell_migration()
+        guest.qmp("migrate", uri=uri)
+        if before_switch:
+            guest.wait_migration("active", timeout=timeout)
+            before_switch(arriving)
+        status = guest.wait_migration("completed", "failed", "cancelled", timeout=timeout)
+        if status != "completed":
+            arriving.stop()
+            return Migrated(status, 0, 0, 0, None)
+        # QEMU says "completed" before it has reckoned up.
+        said = wait_until(lambda: (lambda said: "downtime" in said and said)(guest.qmp("query-migrate")), 10,
+                          "QEMU's account of the migration")
+        differing = None
+        if compare:
+            differing = differing_pages(guest, arriving)
+            arriving.qmp("cont")
+        resumed = arriving.wait_event("RESUME", timeout)
+    except BaseException:
+        print(arriving.logs())
+        arriving.stop()
+        raise
+    arriving.take_over(guest)
+    guest.stop()
+    return Migrated(status, said["downtime"], said["total-time"], resumed, differing)
 
 
 class Hosts(Traffic):
@@ -170,11 +217,11 @@ class Hosts(Traffic):
             self.guest.stop()
         self._closers.close()
 
-    def boot(self, host, incoming=None):
+    def boot(self, host, incoming=None, paused=False):
         """A QEMU on that host: with the guest's system, or waiting for a guest to come."""
         return Guest(self.files, host.work, host.sockets, mac=[mac_of(nic) for nic in range(self.nics)],
                      name=f"guest{self.moves}", queue_pairs=self.queue_pairs, packed=self.packed,
-                     device_options=self.device_options, incoming=incoming)
+                     device_options=self.device_options, incoming=incoming, paused=paused)
 
     def start(self):
         for host in self.hosts:
@@ -183,7 +230,7 @@ class Hosts(Traffic):
         self.guest.wait_booted()
         return self
 
-    def migrate(self, before_switch=None, timeout=60):
+    def migrate(self, before_switch=None, compare=False, timeout=60):
         """Moves the guest to the other host. before_switch(arriving) is called once, while memory is being sent.
 
         A migration that does not complete leaves the guest where it is.
@@ -191,27 +238,8 @@ class Hosts(Traffic):
         target = self.hosts[1 - self.at]
         self.moves += 1
         uri = f"unix:{self.work}/to{self.moves}"
-        arriving = self.boot(target, incoming=uri)
-        try:
-            arriving.wait_migration("setup")
-            self.guest.tell_migration()
-            self.guest.qmp("migrate", uri=uri)
-            if before_switch:
-                self.guest.wait_migration("active", timeout=timeout)
-                before_switch(arriving)
-            status = self.guest.wait_migration("completed", "failed", "cancelled", timeout=timeout)
-            if status != "completed":
-                arriving.stop()
-                return Migrated(status, 0, 0, 0)
-            # QEMU says "completed" before it has reckoned up.
-            said = wait_until(lambda: (lambda said: "downtime" in said and said)(self.guest.qmp("query-migrate")), 10,
-                              "QEMU's account of the migration")
-            resumed = arriving.wait_event("RESUME", timeout)
-        except BaseException:
-            print(arriving.logs())
-            arriving.stop()
-            raise
-        arriving.take_over(self.guest)
-        self.guest.stop()
-        self.guest, self.at = arriving, 1 - self.at
-        return Migrated(status, said["downtime"], said["total-time"], resumed)
+        arriving = self.boot(target, incoming=uri, paused=compare)
+        moved = move(self.guest, arriving, uri, before_switch, compare, timeout)
+        if moved.status == "completed":
+            self.guest, self.at = arriving, 1 - self.at
+        return moved

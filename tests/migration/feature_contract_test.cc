@@ -35,6 +35,58 @@ TEST(FeatureContract, ProtocolBitsAreThoseOfTheMessageHeader) {
                            Bit(kProtocolMtu) | Bit(kProtocolBackendReq) | Bit(kProtocolResetDevice) |
                            Bit(kProtocolStatus);
   for (const std::string& name : ContractNames()) EXPECT_EQ(FindContract(name)->protocol_features, offered) << name;
+  const std::pair<unsigned, const char*> names[] = {{kProtocolMq, "MQ"},
+                                                    {kProtocolLogShmfd, "LOG_SHMFD"},
+                                                    {kProtocolRarp, "RARP"},
+                                                    {kProtocolReplyAck, "REPLY_ACK"},
+                                                    {kProtocolMtu, "MTU"},
+                                                    {kProtocolBackendReq, "BACKEND_REQ"},
+                                                    {kProtocolConfig, "CONFIG"},
+                                                    {kProtocolInflightShmfd, "INFLIGHT_SHMFD"},
+                                                    {kProtocolResetDevice, "RESET_DEVICE"},
+                                                    {kProtocolConfigureMemSlots, "CONFIGURE_MEM_SLOTS"},
+                                                    {kProtocolStatus, "STATUS"}};
+  for (const auto& [bit, name] : names) {
+    EXPECT_EQ(ProtocolFeatureName(bit), name);
+    EXPECT_EQ(ProtocolFeatureBit(name), bit);
+  }
+}
+
+TEST(FeatureContract, BuiltInOnesPassTheRulesOfOwnOnesButForTheName) {
+  for (FeatureContract contract : BuiltInContracts().all()) {
+    EXPECT_FALSE(FindContractFault(contract)) << contract.name;
+    EXPECT_EQ(FindProfileFault(contract)->field, "name");
+    contract.name = "mine-1";
+    EXPECT_FALSE(FindProfileFault(contract));
+  }
+}
+
+TEST(FeatureContract, ProfilesKeepTheMandatoryFeaturesAndOurLimits) {
+  FeatureContract profile = *FindContract("everport-1");
+  const auto fault_with = [&](auto change) {
+    FeatureContract changed = profile;
+    changed.name = "mine-1";
+    change(changed);
+    const auto fault = FindProfileFault(changed);
+    return fault ? fault->field + ": " + fault->text : "none";
+  };
+  for (unsigned bit : {kVersion1, kAnyLayout, kNetMrgRxbuf, kVhostLogAll, kVhostUserProtocolFeatures}) {
+    EXPECT_THAT(fault_with([&](FeatureContract& c) { c.features &= ~Bit(bit); }),
+                HasSubstr("features: lacks " + FeatureName(bit)));
+  }
+  EXPECT_THAT(fault_with([](FeatureContract& c) { c.protocol_features = 0; }),
+              HasSubstr("protocol_features: lacks MQ"));
+  EXPECT_THAT(fault_with([](FeatureContract& c) { c.max_mtu = 9217; }), HasSubstr("max_mtu: 9217 is out of range"));
+  EXPECT_THAT(fault_with([](FeatureContract& c) { c.max_queue_pairs = 17; }), HasSubstr("max_queue_pairs: 17"));
+  EXPECT_THAT(fault_with([](FeatureContract& c) { c.max_ring_size = 255; }), HasSubstr("use 256 to 32768"));
+}
+
+TEST(FeatureContract, NamesOfOursAndOfLaterVersionsAreReserved) {
+  for (const char* name : {"everport-1", "everport-77", "minimal-2"}) EXPECT_TRUE(ReservedContractName(name)) << name;
+  for (const char* name : {"mine-1", "everport", "everport-x-1", "my-everport-1"})
+    EXPECT_FALSE(ReservedContractName(name)) << name;
+  EXPECT_TRUE(IsBuiltInContract("minimal-1"));
+  EXPECT_FALSE(IsBuiltInContract("minimal-2"));
 }
 
 TEST(FeatureContract, EveryContractCanMigrateAndFitsOurLimits) {

@@ -1,0 +1,1 @@
+everport_fuzz(contract_fuzz SOURCES contract_fuzz.cc DEPS everport_migration)

@@ -78,6 +78,7 @@ struct PortView {
   int poller = -1;             // poller index; -1: not polled now
   uint64_t negotiated_features = 0;
   bool packed = false;
+  uint16_t ring_size = 0;  // descriptors, of the running guest's largest ring; 0: not known
   PathSwitchStats switches;
   uint64_t sessions = 0;  // front-end sessions since the daemon started
   uint64_t replays = 0;   // times a session was taken over from the keeper
@@ -133,6 +134,7 @@ class ServiceApi {
 
   virtual ~ServiceApi() = default;
   virtual const DaemonConfig& daemon_config() const = 0;
+  virtual const ContractSet& contracts() const = 0;                          // that ports here may have
   virtual std::vector<PortView> Ports() const = 0;                           // by configuration order
   virtual absl::StatusOr<PortView> Port(const std::string& name) const = 0;  // NotFound
   virtual void AddPort(PortConfig port, Done done) = 0;                      // AlreadyExists, InvalidArgument, …

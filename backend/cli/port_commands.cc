@@ -87,7 +87,7 @@ absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
     if (!uplink.ok()) return uplink.status();
     port.uplinks.push_back(*std::move(uplink));
   }
-  const auto problems = config::FindProblems(port);
+  const auto problems = config::FindProblems(port, nullptr);  // the daemon knows its contracts
   if (!problems.empty()) {
     const bool none = problems[0].key == "uplink";  // the rule's own words are those of the file
     return refuse(problems[0].key, none ? "there is none; give KIND:DEVICE, for example tap:ep-vm1" : problems[0].text,
@@ -113,7 +113,7 @@ absl::StatusOr<PortConfig> WantedPort(const Client& client, const PortAddOptions
   if (options.file.empty()) return PortFromOptions(options);
   const auto text = ReadAll(client, options.file);
   if (!text.ok()) return text.status();
-  auto port = PortFromJson(*text);
+  auto port = PortFromJson(*text, nullptr);
   if (!port.ok()) {  // the file is at fault, not the command line
     return absl::FailedPreconditionError(absl::StrCat("--file ", options.file, ": ", port.status().message()));
   }
@@ -246,7 +246,9 @@ absl::Status ShowPort(const Client& client, const std::string& name) {
 absl::Status ShowLibvirtXml(const Client& client, const std::string& name) {
   const auto port = GetPort(client, name);
   if (!port.ok()) return port.status();
-  const std::string xml = LibvirtXml(*port);
+  const auto contract = client.Get("/v1/contract?name=" + Text(*port, "/contract"));
+  if (!contract.ok()) return contract.status();
+  const std::string xml = LibvirtXml(*port, *contract);
   if (client.json()) {
     client.PrintJson(boost::json::object{{"xml", xml}});
   } else {

@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "backend/config/claim.h"
@@ -160,11 +161,10 @@ Fault CheckMac(PortConfig& port) {
   return std::nullopt;
 }
 
-Fault CheckContract(const PortConfig& port) {
-  if (FindContract(port.contract).ok()) return std::nullopt;
-  std::string names;
-  for (const std::string& name : ContractNames()) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
-  return Breach("contract", absl::StrCat(Quote(port.contract), " is not a feature contract; use one of ", names));
+Fault CheckContract(const PortConfig& port, const ContractSet& contracts) {
+  if (contracts.Find(port.contract).ok()) return std::nullopt;
+  return Breach("contract", absl::StrCat(Quote(port.contract), " is not a feature contract; use one of ",
+                                         absl::StrJoin(contracts.Names(), ", ")));
 }
 
 // A number that has a range of its own, and a most by contract (where that is known).
@@ -227,19 +227,20 @@ std::string RangeFault(absl::string_view value, int64_t min, int64_t max) {
   return absl::StrCat(value, " is out of range; use ", min, " to ", max);
 }
 
-std::vector<Problem> FindProblems(PortConfig& port) {
+std::vector<Problem> FindProblems(PortConfig& port, const ContractSet* contracts) {
   std::vector<Problem> problems;
   const auto note = [&](Fault fault) {
     if (fault) problems.push_back(*std::move(fault));
   };
-  const auto contract = FindContract(port.contract);
+  const ContractSet& all = contracts ? *contracts : BuiltInContracts();
+  const auto contract = all.Find(port.contract);
   for (UplinkConfig& uplink : port.uplinks) {
     if (uplink.kind == UplinkKind::kVf) absl::AsciiStrToLower(&uplink.device);
   }
   note(CheckName(port));
   note(CheckSocket(port));
   note(CheckMac(port));
-  note(CheckContract(port));
+  if (contracts) note(CheckContract(port, all));
   const FeatureContract* known = contract.ok() ? &*contract : nullptr;
   note(CheckLimit("queue_pairs", port.queue_pairs, kQueuePairs, known, known ? known->max_queue_pairs : 0));
   note(CheckLimit("mtu", port.mtu, kMtu, known, known ? known->max_mtu : 0));
@@ -250,11 +251,27 @@ std::vector<Problem> FindProblems(PortConfig& port) {
 
 }  // namespace config
 
-absl::Status CheckPort(PortConfig& port, const std::string& what) {
-  const auto problems = config::FindProblems(port);
+absl::Status CheckPort(PortConfig& port, const std::string& what, const ContractSet& contracts) {
+  const auto problems = config::FindProblems(port, &contracts);
   if (problems.empty()) return absl::OkStatus();
   const config::Problem& first = problems.front();
   return absl::Status(first.code, absl::StrCat(what, ": ", first.key, ": ", first.text));
+}
+
+absl::Status CheckContractsKept(const std::vector<PortConfig>& before, const ContractSet& contracts_before,
+                                const std::vector<PortConfig>& after, const ContractSet& contracts_after) {
+  for (const PortConfig& port : before) {
+    const bool keeps_it = std::any_of(after.begin(), after.end(), [&](const PortConfig& other) {
+      return other.name == port.name && other.contract == port.contract;
+    });
+    const auto was = contracts_before.Find(port.contract), is = contracts_after.Find(port.contract);
+    if (!keeps_it || !was.ok() || (is.ok() && *was == *is)) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "contract ", port.contract, " is ", is.ok() ? "another than before" : "gone", ", and port ", port.name,
+        " has it, whose guest relies on what it was offered; ",
+        is.ok() ? "leave it as it was, and give the changed one a new name" : "put it back, or remove the port first"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace everport

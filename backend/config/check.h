@@ -43,7 +43,8 @@ struct Problem {
 
 // The rules that `port` breaks by itself, at most one for each key. Fills in what may be left out, and writes the MAC
 // in lower case.
-std::vector<Problem> FindProblems(PortConfig& port);
+// contracts: nullptr: not known here, and nothing is said of the contract's name and limits.
+std::vector<Problem> FindProblems(PortConfig& port, const ContractSet* contracts);
 
 // The rules that ports break together; `port` is the index of the one at fault. Wires are looked at only when every
 // port has a name of its own.

@@ -10,11 +10,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "migration/feature_contract.h"
 
 namespace everport {
 
 enum class UplinkKind { kVf, kVdpa, kVhostVdpa, kTap, kAfPacket, kAfXdp, kVirtioUser, kVdev, kPort };
-std::string_view UplinkKindName(UplinkKind kind);  // "af_packet", as the configuration writes it
+std::string_view UplinkKindName(UplinkKind kind);                   // "af_packet", as the configuration writes it
 absl::StatusOr<UplinkKind> ParseUplinkKind(std::string_view text);  // InvalidArgument lists the kinds
 
 struct UplinkConfig {
@@ -31,12 +32,12 @@ struct UplinkConfig {
 std::string UplinkAside(std::string_view kind, std::string_view device, std::string_view said);
 
 struct PortConfig {
-  std::string name;    // [A-Za-z0-9][A-Za-z0-9_.-]{0,62}
-  std::string socket;  // absolute path of QEMU's server socket, at most 107 bytes
-  std::string mac;     // lower case aa:bb:cc:dd:ee:ff, unicast; empty: made from the name, locally administered
+  std::string name;          // [A-Za-z0-9][A-Za-z0-9_.-]{0,62}
+  std::string socket;        // absolute path of QEMU's server socket, at most 107 bytes
+  std::string mac;           // lower case aa:bb:cc:dd:ee:ff, unicast; empty: made from the name, locally administered
   uint16_t queue_pairs = 1;  // 1 … 16
   uint16_t mtu = 1500;       // 68 … 9216
-  std::string contract = "everport-1";
+  std::string contract = "everport-1";  // a built-in one's name or that of a [[contract]]
   uint32_t failback_delay_ms = 5000;
   std::vector<UplinkConfig> uplinks;  // at least one; order is preference
   bool operator==(const PortConfig&) const = default;
@@ -49,13 +50,14 @@ struct DaemonConfig {
   bool keeper = true;
   std::vector<unsigned> poller_cpus;  // empty: "auto"
   enum class Memory { kAuto, kHugepages, kOrdinary } memory = Memory::kAuto;
-  uint32_t max_sleep_us = 250;        // 0: always poll; at most 1,000,000
+  uint32_t max_sleep_us = 250;  // 0: always poll; at most 1,000,000
   std::string log_level = "info";
   bool operator==(const DaemonConfig&) const = default;
 };
 
 struct Config {
   DaemonConfig daemon;
+  ContractSet contracts;          // the built-in ones, then each [[contract]] in file order
   std::vector<PortConfig> ports;  // in file order, names and sockets distinct
   bool operator==(const Config&) const = default;
 };
@@ -68,11 +70,12 @@ absl::StatusOr<Config> LoadConfig(const std::string& path);
 // What such a status says, in one line: the first fault, and how many there are besides.
 std::string FirstFault(const absl::Status& status);
 
-// Checks one port by itself and in place (fills in what may be left out); the same rules as in a file. what: "port vm1".
-absl::Status CheckPort(PortConfig& port, const std::string& what);
-// Checks ports against each other: duplicate names or sockets, a tap or netdev used twice, a port wire that is not mutual.
-// The peer of a wire must name this port back; one that is not there is refused in a file, while the API, which adds
-// ports one by one, allows it.
+// Checks one port by itself and in place (fills in what may be left out); the same rules as in a file. what: "port
+// vm1". contracts: those that it may have.
+absl::Status CheckPort(PortConfig& port, const std::string& what, const ContractSet& contracts = BuiltInContracts());
+// Checks ports against each other: duplicate names or sockets, a tap or netdev used twice, a port wire that is not
+// mutual. The peer of a wire must name this port back; one that is not there is refused in a file, while the API, which
+// adds ports one by one, allows it.
 enum class UnknownPeer { kRefuse, kAllow };
 absl::Status CheckPorts(const std::vector<PortConfig>& ports, UnknownPeer unknown_peer = UnknownPeer::kRefuse);
 
@@ -81,7 +84,13 @@ bool ParseMac(std::string_view text, uint8_t mac[6]);
 
 // JSON form of one port, the body of POST /v1/ports and of state files: the same keys as in the file, "uplink" a list.
 std::string PortToJson(const PortConfig& port);
-absl::StatusOr<PortConfig> PortFromJson(std::string_view json);
+// contracts: those that it may have; nullptr: not known here, so name and limits are left to whoever knows.
+absl::StatusOr<PortConfig> PortFromJson(std::string_view json, const ContractSet* contracts = &BuiltInContracts());
+
+// Refuses to change or take away a contract under a port that has it before and after: its guest negotiated what it was
+// offered, and QEMU would not take another offer. Names the first such port.
+absl::Status CheckContractsKept(const std::vector<PortConfig>& before, const ContractSet& contracts_before,
+                                const std::vector<PortConfig>& after, const ContractSet& contracts_after);
 
 // What must happen to go from one set of ports to another. Names; a port is in at most one list.
 struct PortDiff {

@@ -26,7 +26,7 @@ std::string PortToJson(const PortConfig& port) {
                                                     {"uplink", std::move(uplinks)}});
 }
 
-absl::StatusOr<PortConfig> PortFromJson(std::string_view json) {
+absl::StatusOr<PortConfig> PortFromJson(std::string_view json, const ContractSet* contracts) {
   config::Source source("port");
   boost::json::error_code error;
   const boost::json::value value = boost::json::parse(json, error);
@@ -44,7 +44,7 @@ absl::StatusOr<PortConfig> PortFromJson(std::string_view json) {
     if (config::ValidName(text)) source.set_origin(absl::StrCat("port ", text));
   }
   PortConfig port = config::ReadPort(config::Table(source, *object, ""));
-  source.FailAll("", config::FindProblems(port));
+  source.FailAll("", config::FindProblems(port, contracts));
   if (!source.ok()) return source.status();
   return port;
 }

@@ -167,13 +167,14 @@ void CheckKeeperSocket(Source& source, const DaemonConfig& daemon, const PortCon
 
 void ReadPorts(const Table& root, Config& config) {
   Source& source = root.source();
+  const bool contracts_known = !source.Failed("contract");  // else what a port says of one may follow from its fault
   std::vector<std::string> paths;  // of config.ports, which are those without a fault of their own
   size_t index = 0;
   for (const auto* object : root.TablesAt("port", "[[port]]")) {
     const std::string path = Join("port", index++);
     if (!object) continue;
     PortConfig port = ReadPort(Table(source, *object, path));
-    source.FailAll(path, FindProblems(port));
+    source.FailAll(path, FindProblems(port, contracts_known ? &config.contracts : nullptr));
     CheckKeeperSocket(source, config.daemon, port, path);
     if (source.Failed(path)) continue;
     config.ports.push_back(std::move(port));
@@ -230,10 +231,11 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& ori
     return config::SyntaxError(origin, error.source().begin.line, config::View(error.description()));
   }
   const config::Table root(source, tree.as_object(), "");
-  root.AllowOnly({"daemon", "port"});
+  root.AllowOnly({"daemon", "contract", "port"});
   Config result;
   const boost::json::object* daemon = root.TableAt("daemon");
   result.daemon = config::ReadDaemon(config::Table(source, daemon ? *daemon : boost::json::object(), "daemon"));
+  result.contracts = config::ReadContracts(root);
   config::ReadPorts(root, result);
   if (!source.ok()) return source.all();
   return result;

@@ -139,6 +139,20 @@ std::optional<int64_t> Table::Integer(absl::string_view key, int64_t min, int64_
   return ReadInteger(source_, *value, PathOf(key), min, max);
 }
 
+std::vector<std::string> Table::Strings(absl::string_view key) const {
+  std::vector<std::string> texts;
+  const boost::json::value* value = Find(key);
+  if (!value) return texts;
+  const auto* list = value->if_array();
+  if (!list) source_.Fail(PathOf(key), WrongType(*value, "a list of strings"));
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    const auto* text = (*list)[i].if_string();
+    if (!text) source_.Fail(Join(PathOf(key), i), WrongType((*list)[i], "a string"));
+    texts.emplace_back(text ? std::string(text->data(), text->size()) : std::string());
+  }
+  return texts;
+}
+
 const boost::json::object* Table::TableAt(absl::string_view key) const {
   const boost::json::value* value = Find(key);
   if (!value) return nullptr;

@@ -77,6 +77,8 @@ class Table {
     if (const auto value = Integer(key, range.min, range.max)) out = static_cast<T>(*value);
   }
   bool Has(absl::string_view key) const { return Find(key) != nullptr; }
+  // The strings of a list; with a fault noted, what there is of it.
+  std::vector<std::string> Strings(absl::string_view key) const;
   // nullptr if the key is not there, or (with a fault noted) is of another type.
   const boost::json::object* TableAt(absl::string_view key) const;
   // The tables of an array of tables, nullptr for what is none (with a fault noted); toml: how it is written in a file
@@ -103,6 +105,8 @@ std::string Describe(const boost::json::value& value);
 
 // One port, without the rules of FindProblem.
 PortConfig ReadPort(const Table& table);
+// The [[contract]] tables of the file, with the built-in contracts before them. Those with a fault are left out.
+ContractSet ReadContracts(const Table& root);
 
 // The nearest of `known` by edit distance, if it is near enough to be a slip of the pen; else empty.
 absl::string_view Nearest(absl::string_view key, absl::Span<const absl::string_view> known);

@@ -276,6 +276,7 @@ void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
     // Enabled again while the device runs, and a poller may still be in it: the keeper lets no started ring move, so
     // nothing is written. Another session's follows an OnDestroyDevice, which has seen the pollers outside.
     if (v.place != place) v.place = place;
+    NoteRingSize(place.size);
     if (vring == 0)
       ring_address_.store(packed ? static_cast<const void*>(info.desc_packed) : info.desc, std::memory_order_release);
     {
@@ -301,6 +302,7 @@ void GuestEndpoint::OnNewDevice(int vid) {
   for (uint16_t vring = 0; vring < max_vrings_; ++vring) {  // no poller is in any yet
     if (!(enabled_vrings() >> vring & 1)) continue;
     vrings_[vring].place = PlaceOf(vid, vring, Has(features, kRingPacked));
+    NoteRingSize(vrings_[vring].place.size);
     if (logging()) MarkEvents(vid, vrings_[vring]);  // written when it was enabled, when its place was not known
   }
   arrived_.store(RingsUsed(vid, Has(features, kRingPacked)), std::memory_order_release);
@@ -346,6 +348,7 @@ void GuestEndpoint::OnDestroyDevice() {
     EndOffload(vid, /*for_log=*/false);
   }
   ring_address_.store(nullptr, std::memory_order_release);
+  ring_size_.store(0, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
   {
     const std::lock_guard lock(mutex_);

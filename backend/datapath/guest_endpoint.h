@@ -102,6 +102,8 @@ class GuestEndpoint : public Endpoint {
   // The front-end wants every page that is written marked in its dirty log. Any thread.
   bool logging() const { return features() >> kVhostLogAll & 1; }
   uint32_t enabled_vrings() const { return enabled_.load(std::memory_order_acquire); }
+  // Descriptors of the largest ring that the guest has enabled; 0: none yet.
+  uint16_t ring_size() const { return ring_size_.load(std::memory_order_acquire); }
   // The vDPA device that librte_vhost has given the rings to has not taken them; until Revive.
   bool vdpa_refused() const { return vdpa_refused_.load(std::memory_order_acquire); }
   uint64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
@@ -153,6 +155,9 @@ class GuestEndpoint : public Endpoint {
   void RememberMemory(int vid);
   bool RingsUsed(int vid, bool packed) const;
   void SetNotification(bool on);
+  void NoteRingSize(uint16_t size) {
+    if (size > ring_size_.load(std::memory_order_relaxed)) ring_size_.store(size, std::memory_order_release);
+  }
   void CountMalformed(uint64_t n) {
     malformed_.store(malformed_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
   }
@@ -174,6 +179,7 @@ class GuestEndpoint : public Endpoint {
   std::atomic<bool> served_by_device_{false};
   std::atomic<uint32_t> generation_{0};
   std::atomic<const void*> ring_address_{nullptr};
+  std::atomic<uint16_t> ring_size_{0};  // event thread writes
   std::atomic<uint64_t> malformed_{0};  // poller writes
   struct Range {
     uintptr_t start;

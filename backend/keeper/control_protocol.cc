@@ -85,11 +85,35 @@ json::object ToJson(const PortSpec& spec) {
           {"contract", spec.contract}};
 }
 
+// In numbers: 256 ports' requests come at once.
+json::object ProfileToJson(const FeatureContract& profile) {
+  return {{"features", profile.features},
+          {"protocol_features", profile.protocol_features},
+          {"max_mtu", profile.max_mtu},
+          {"max_queue_pairs", profile.max_queue_pairs},
+          {"max_ring_size", profile.max_ring_size}};
+}
+
 // The name becomes part of a path.
 bool IsPortName(const std::string& name) {
   const auto alnum = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
   return !name.empty() && name.size() <= 63 && alnum(name[0]) &&
          std::all_of(name.begin(), name.end(), [&](char c) { return alnum(c) || c == '_' || c == '.' || c == '-'; });
+}
+
+FeatureContract ProfileFromJson(const json::object& object, const std::string& name, Reader& outer) {
+  Reader reader(object);
+  FeatureContract profile;
+  profile.name = name;
+  profile.features = static_cast<uint64_t>(reader.Number<int64_t>("features"));
+  profile.protocol_features = static_cast<uint64_t>(reader.Number<int64_t>("protocol_features"));
+  profile.max_mtu = reader.Number<uint16_t>("max_mtu");
+  profile.max_queue_pairs = reader.Number<uint16_t>("max_queue_pairs");
+  profile.max_ring_size = reader.Number<uint16_t>("max_ring_size");
+  for (const auto& fault : {FindContractFault(profile), FindProfileFault(profile)})
+    if (fault) reader.Fail(absl::StrCat("\"", fault->field, "\" ", fault->text));
+  if (!reader.status().ok()) outer.Fail(absl::StrCat("profile: ", std::string(reader.status().message())));
+  return profile;
 }
 
 PortSpec SpecFromJson(const json::object& object, Reader& outer) {
@@ -100,6 +124,7 @@ PortSpec SpecFromJson(const json::object& object, Reader& outer) {
   spec.queue_pairs = reader.Number<uint16_t>("queue_pairs");
   spec.mtu = reader.Number<uint16_t>("mtu");
   spec.contract = reader.String("contract");
+  if (reader.Has("profile")) spec.profile = ProfileFromJson(reader.Object("profile"), spec.contract, reader);
   if (!IsPortName(spec.name)) reader.Fail("\"name\" is not a port's name");
   if (spec.socket.empty() || spec.socket[0] != '/' || spec.socket.size() > 107 ||
       spec.socket.find('\0') != std::string::npos)
@@ -134,7 +159,11 @@ struct RequestEncoder {
     return {{"op", "hello"}, {"version", r.version}, {"daemon", r.daemon}};
   }
   json::object operator()(const ListRequest&) const { return {{"op", "list"}}; }
-  json::object operator()(const AddRequest& r) const { return {{"op", "add"}, {"port", ToJson(r.port)}}; }
+  json::object operator()(const AddRequest& r) const {
+    json::object port = ToJson(r.port);
+    if (r.port.profile) port["profile"] = ProfileToJson(*r.port.profile);
+    return {{"op", "add"}, {"port", std::move(port)}};
+  }
   json::object operator()(const RemoveRequest& r) const { return {{"op", "remove"}, {"name", r.name}}; }
 };
 
@@ -180,6 +209,13 @@ ControlReply ReplyFromJson(const json::object& object, Reader& reader) {
 }
 
 }  // namespace
+
+PortSpec SpecOf(const PortConfig& port, const ContractSet& contracts) {
+  PortSpec spec{port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
+  const auto contract = contracts.Find(port.contract);
+  if (contract.ok() && !IsBuiltInContract(port.contract)) spec.profile = *contract;
+  return spec;
+}
 
 std::string_view SessionStateName(SessionState state) {
   switch (state) {

@@ -17,12 +17,15 @@
 // When `add` is answered, the port's socket listens.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "backend/config/config.h"
+#include "migration/feature_contract.h"
 
 namespace everport {
 
@@ -36,6 +39,9 @@ struct PortSpec {
   uint16_t queue_pairs = 1;
   uint16_t mtu = 1500;
   std::string contract;  // by name
+  // What that name stands for, of an own profile of the daemon's configuration; not in the keeper's list of sessions.
+  // The keeper knows the built-in contracts by itself, and their names mean nothing else.
+  std::optional<FeatureContract> profile = std::nullopt;
   bool operator==(const PortSpec&) const = default;
 };
 
@@ -44,6 +50,8 @@ enum class SessionState {
   kConnected,  // a front-end is connected; its rings are not all set up
   kRunning,    // at least one queue pair has been started by the guest
 };
+// Of a contract that `contracts` has.
+PortSpec SpecOf(const PortConfig& port, const ContractSet& contracts);
 std::string_view SessionStateName(SessionState state);
 
 struct PortSession {

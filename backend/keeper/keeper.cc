@@ -28,7 +28,7 @@ absl::Status Keeper::Start(const Config& config) {
   control_ = *std::move(control);
   if (absl::Status status = MakeFolder(run_dir_ + "/keeper", 0700); !status.ok()) return status;
   for (const PortConfig& port : config.ports) {
-    const PortSpec spec{port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
+    const PortSpec spec = SpecOf(port, config.contracts);
     if (absl::Status status = Add(spec, config.daemon.name).status(); !status.ok()) return status;
   }
   return absl::OkStatus();
@@ -59,12 +59,18 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
   if (const auto found = ports_.find(spec.name); found != ports_.end()) {
     const Port& port = found->second;
     if (port.owner != owner) return refuse(absl::StrCat("belongs to daemon \"", port.owner, "\""));
-    if (port.io->spec() != spec) return refuse("is there with other settings; remove it first");
-    return Describe(*port.io);
+    if (port.io->spec() == spec) return Describe(*port.io);
+    PortSpec but_for_profile = spec;
+    but_for_profile.profile = port.io->spec().profile;
+    if (port.io->spec() == but_for_profile)
+      return refuse(absl::StrCat("its session was begun with another contract ", spec.contract,
+                                 ", which its guest relies on; put that one back into the configuration and give the "
+                                 "changed one a new name"));
+    return refuse("is there with other settings; remove it first");
   }
   for (const auto& [name, port] : ports_)
     if (port.io->spec().socket == spec.socket) return refuse(absl::StrCat("port ", name, " has the same socket"));
-  const absl::StatusOr<FeatureContract> contract = FindContract(spec.contract);
+  const absl::StatusOr<FeatureContract> contract = spec.profile ? *spec.profile : FindContract(spec.contract);
   if (!contract.ok()) return refuse(std::string(contract.status().message()));
   if (spec.queue_pairs > contract->max_queue_pairs || spec.mtu > contract->max_mtu)
     return refuse(absl::StrCat("contract ", spec.contract, " allows ", contract->max_queue_pairs,

@@ -101,6 +101,7 @@ PortView Port::View() const {
   view.poller = path_.poller() ? path_.poller()->index() : -1;
   view.negotiated_features = guest_ ? guest_->features() : 0;
   view.packed = view.negotiated_features >> kRingPacked & 1;
+  view.ring_size = guest_ && guest_->running() ? guest_->ring_size() : 0;
   view.sessions = env_.keeper ? sessions_ : replays_;
   view.replays = replays_;
   return view;

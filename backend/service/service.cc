@@ -24,10 +24,6 @@ constexpr auto kSamplePeriod = std::chrono::seconds(1);
 constexpr auto kHealthPeriod = std::chrono::milliseconds(5);
 constexpr auto kIdleHealthPeriod = std::chrono::milliseconds(50);
 
-PortSpec SpecOf(const PortConfig& port) {
-  return {port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
-}
-
 }  // namespace
 
 Service::Service(boost::asio::io_context& io, Config config, std::string config_path, absl::Time started)
@@ -124,7 +120,7 @@ absl::Status Service::LoadPorts() {
     events_.Add("", "config", std::string(choices.status().message()), true);
   }
   for (const PortConfig& port : config_.ports) Create(port);
-  absl::StatusOr<std::vector<PortConfig>> saved = store_.Load();
+  absl::StatusOr<std::vector<PortConfig>> saved = store_.Load(config_.contracts);
   if (!saved.ok()) {
     store_error_ = saved.status();
     events_.Add("", "config", std::string(store_error_.message()), true);
@@ -168,7 +164,7 @@ std::vector<PortConfig> Service::Configs() const {
 
 void Service::Create(const PortConfig& port) {
   // The configuration has been checked: the contract exists.
-  ports_.push_back(std::make_unique<everport::Port>(port, *FindContract(port.contract), *environment_));
+  ports_.push_back(std::make_unique<everport::Port>(port, *config_.contracts.Find(port.contract), *environment_));
   if (const auto choice = choices_.find(port.name); choice != choices_.end()) ports_.back()->SetChosen(choice->second);
 }
 
@@ -187,7 +183,7 @@ void Service::Connect(const std::string& name, Done done) {
   ++attaching_;
   environment_->hold = true;
   // The port may be removed, or one of its name made anew, before the answer comes.
-  keeper_->Send(AddRequest{SpecOf(port->config())},
+  keeper_->Send(AddRequest{SpecOf(port->config(), config_.contracts)},
                 [this, name, serial = port->serial(), done](absl::StatusOr<KeeperClient::Answer> answer) {
                   everport::Port* const asked = FindPort(name);
                   if (asked && asked->serial() == serial) {

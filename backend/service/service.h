@@ -45,6 +45,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
 
   // ServiceApi
   const DaemonConfig& daemon_config() const override { return config_.daemon; }
+  const ContractSet& contracts() const override { return config_.contracts; }
   std::vector<PortView> Ports() const override;
   absl::StatusOr<PortView> Port(const std::string& name) const override;
   void AddPort(PortConfig port, Done done) override;

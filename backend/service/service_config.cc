@@ -10,7 +10,7 @@ namespace everport {
 
 void Service::AddPort(PortConfig port, Done done) {
   if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
-  if (absl::Status status = CheckPort(port, "port " + port.name); !status.ok()) return done(status);
+  if (absl::Status status = CheckPort(port, "port " + port.name, config_.contracts); !status.ok()) return done(status);
   if (FindPort(port.name)) {
     return done(absl::AlreadyExistsError(
         absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
@@ -113,9 +113,12 @@ void Service::Reload() {
     return RefuseReload(
         absl::StrCat(config_path_, ": with the ports that the API added: ", std::string(status.message())));
   }
+  if (absl::Status status = CheckContractsKept(Configs(), config_.contracts, together, next->contracts); !status.ok())
+    return RefuseReload(absl::StrCat(config_path_, ": ", std::string(status.message())));
   reload_error_.clear();
   if (next->daemon != config_.daemon)
     events_.Add("", "config", absl::StrCat(config_path_, ": changes of [daemon] take effect with a restart"), true);
+  config_.contracts = std::move(next->contracts);
   Apply(next->ports);
   config_.ports = std::move(next->ports);
 }

@@ -53,7 +53,7 @@ absl::Status StateStore::Replace(const std::string& path, const std::string& tex
   return dir.valid() && fsync(dir.get()) == 0 ? absl::OkStatus() : Failed(dir_, "fsync");
 }
 
-absl::StatusOr<std::vector<PortConfig>> StateStore::Load() const {
+absl::StatusOr<std::vector<PortConfig>> StateStore::Load(const ContractSet& contracts) const {
   const auto text = Read(path());
   if (!text.ok()) return text.status();
   if (!*text) return std::vector<PortConfig>{};
@@ -64,7 +64,7 @@ absl::StatusOr<std::vector<PortConfig>> StateStore::Load() const {
         absl::StrCat(path(), ": not a JSON array of ports; repair it, or move it away, and restart everportd"));
   std::vector<PortConfig> ports;
   for (const boost::json::value& item : value.as_array()) {
-    absl::StatusOr<PortConfig> port = PortFromJson(boost::json::serialize(item));
+    absl::StatusOr<PortConfig> port = PortFromJson(boost::json::serialize(item), &contracts);
     if (!port.ok())
       return absl::DataLossError(absl::StrCat(path(), ": port[", ports.size(), "]: ", port.status().message()));
     ports.push_back(std::move(*port));

@@ -17,6 +17,7 @@ class FakeService : public ServiceApi {
   FakeService() { config.name = "a"; }
 
   DaemonConfig config;
+  ContractSet known_contracts;
   std::vector<PortView> ports;
   std::vector<PollerView> pollers;
   std::vector<PlacementRow> placement;
@@ -33,6 +34,7 @@ class FakeService : public ServiceApi {
   size_t listeners() const { return listeners_.size(); }
 
   const DaemonConfig& daemon_config() const override { return config; }
+  const ContractSet& contracts() const override { return known_contracts; }
   std::vector<PortView> Ports() const override { return ports; }
   absl::StatusOr<PortView> Port(const std::string& name) const override {
     for (const PortView& port : ports) {

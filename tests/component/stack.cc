@@ -57,10 +57,11 @@ std::string Stack::ConfigText() const {
       absl::StrCat("[daemon]\nname = \"component\"\nrun_dir = \"", dir_ / "run", "\"\nstate_dir = \"", dir_ / "state",
                    "\"\nkeeper = ", options_.keeper ? "true" : "false", "\nmemory = \"ordinary\"\n",
                    options_.poller_cpu < 0 ? "" : absl::StrCat("pollers = [", options_.poller_cpu, "]\n"),
-                   "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n");
+                   "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n", options_.tables);
   for (const TestPort& port : ports_) {
     absl::StrAppend(
         &text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name), "\"\n",
+        port.contract.empty() ? "" : absl::StrCat("contract = \"", port.contract, "\"\n"),
         port.mac.empty() ? "" : absl::StrCat("mac = \"", port.mac, "\"\n"),
         port.failback_delay_ms < 0 ? "" : absl::StrCat("failback_delay_ms = ", port.failback_delay_ms, "\n"),
         "queue_pairs = ", port.queue_pairs, "\nmtu = ", port.mtu, "\n[[port.uplink]]\nkind = \"", port.uplink_kind,

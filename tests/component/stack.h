@@ -21,6 +21,7 @@ struct StackOptions {
   bool keeper = true;
   unsigned max_sleep_us = 250;
   int poller_cpu = -1;                               // -1: "auto"
+  std::string tables = {};                           // of the configuration, besides [daemon] and the ports
   std::vector<std::string> daemon_environment = {};  // "NAME=value", added to ours
 };
 
@@ -34,6 +35,7 @@ struct TestPort {
   int failback_delay_ms = -1;                                          // -1: the default
   std::vector<std::pair<std::string, std::string>> more_uplinks = {};  // kind, device; less preferred
   std::string bridge = {};                                             // of the first uplink; empty: none
+  std::string contract = {};                                           // empty: the default
 };
 
 class Stack {

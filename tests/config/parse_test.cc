@@ -126,7 +126,7 @@ TEST(ParseConfigError, UnknownKeySuggestsTheNearest) {
 }
 
 TEST(ParseConfigError, UnknownKeyFarFromAllListsThem) {
-  EXPECT_EQ(Refusal("colour = 1\n"), "everport.toml:1: colour: unknown key; known here are daemon, port");
+  EXPECT_EQ(Refusal("colour = 1\n"), "everport.toml:1: colour: unknown key; known here are daemon, contract, port");
 }
 
 TEST(ParseConfigError, OddKeysAreShownEscaped) {

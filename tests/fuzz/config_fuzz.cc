@@ -27,23 +27,27 @@ void RequireGoodMessage(const absl::Status& status, bool lines) {
   }
 }
 
-void RequireStable(const PortConfig& port) {
+void RequireStable(const PortConfig& port, const ContractSet& contracts) {
   PortConfig again = port;
-  Require(CheckPort(again, "port").ok() && again == port, "an accepted port passes the checks unchanged");
-  const auto back = PortFromJson(PortToJson(port));
+  Require(CheckPort(again, "port", contracts).ok() && again == port, "an accepted port passes the checks unchanged");
+  const auto back = PortFromJson(PortToJson(port), &contracts);
   Require(back.ok() && *back == port, "PortFromJson(PortToJson(port)) == port");
 }
 
 void FuzzJson(std::string_view input) {
   const auto port = PortFromJson(input);
   if (!port.ok()) return RequireGoodMessage(port.status(), false);
-  RequireStable(*port);
+  RequireStable(*port, BuiltInContracts());
 }
 
 void FuzzToml(std::string_view input) {
   const auto config = ParseConfig(input, "fuzz.toml");
   if (!config.ok()) return RequireGoodMessage(config.status(), true);
-  for (const PortConfig& port : config->ports) RequireStable(port);
+  for (const PortConfig& port : config->ports) RequireStable(port, config->contracts);
+  for (size_t i = BuiltInContracts().all().size(); i < config->contracts.all().size(); ++i) {
+    const FeatureContract& own = config->contracts.all()[i];
+    Require(!FindContractFault(own) && !FindProfileFault(own), "an accepted profile keeps the rules of profiles");
+  }
   Require(CheckPorts(config->ports).ok(), "accepted ports pass the checks among each other");
   Require(DiffPorts(config->ports, config->ports) == PortDiff{}, "ports do not differ from themselves");
 }

@@ -10,6 +10,13 @@ using testing::HasSubstr;
 
 const PortSpec kSpec{"vm1-net0", "/run/vms/vm1.sock", 4, 9000, "everport-1"};
 
+FeatureContract Mine() {
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  mine.features &= ~(uint64_t{1} << kRingPacked);
+  return mine;
+}
+
 template <typename T>
 T RequestRoundTrip(const T& request) {
   const auto decoded = DecodeRequest(EncodeRequest(request));
@@ -29,6 +36,38 @@ TEST(ControlProtocolTest, RequestsSurviveTheWay) {
   RequestRoundTrip(ListRequest{});
   EXPECT_EQ(RequestRoundTrip(AddRequest{kSpec}).port, kSpec);
   EXPECT_EQ(RequestRoundTrip(RemoveRequest{"vm1"}).name, "vm1");
+}
+
+TEST(ControlProtocolTest, AnOwnProfileGoesWithThePortAndIsLeftOutOfTheList) {
+  PortSpec spec = kSpec;
+  spec.contract = "mine-1";
+  spec.profile = Mine();
+  EXPECT_EQ(RequestRoundTrip(AddRequest{spec}).port, spec);
+  const ControlReply list = MessageRoundTrip(ControlReply{true, {}, {}, {{spec, SessionState::kWaiting, false, ""}}});
+  EXPECT_EQ(list.ports[0].spec.contract, "mine-1");
+  EXPECT_FALSE(list.ports[0].spec.profile);
+  PortConfig port;
+  port.contract = "mine-1";
+  EXPECT_EQ(SpecOf(port, ContractSet({Mine()})).profile, Mine());
+  port.contract = "everport-1";
+  EXPECT_FALSE(SpecOf(port, ContractSet({Mine()})).profile);
+}
+
+TEST(ControlProtocolTest, AProfileThatNoContractMayHaveIsRefused) {
+  const auto refusal = [](auto change) {
+    PortSpec spec = kSpec;
+    spec.contract = "mine-1";
+    spec.profile = Mine();
+    change(spec);
+    return std::string(DecodeRequest(EncodeRequest(AddRequest{spec})).status().message());
+  };
+  EXPECT_THAT(refusal([](PortSpec& s) { s.profile->features &= ~(uint64_t{1} << kVhostLogAll); }),
+              HasSubstr("port: profile: \"features\" lacks VHOST_F_LOG_ALL"));
+  EXPECT_THAT(refusal([](PortSpec& s) { s.profile->features |= uint64_t{1} << 62; }), HasSubstr("bit 62 is unknown"));
+  EXPECT_THAT(refusal([](PortSpec& s) { s.contract = "everport-1"; }),
+              HasSubstr("profile: \"name\" is everport's own"));
+  EXPECT_THAT(refusal([](PortSpec& s) { s.profile->max_ring_size = 0; }),
+              HasSubstr("\"max_ring_size\" 0 is out of range"));
 }
 
 TEST(ControlProtocolTest, MessagesSurviveTheWay) {

@@ -310,6 +310,32 @@ TEST_F(KeeperTest, ControlAddsListsAndRemovesPortsOfTheirOwner) {
   EXPECT_THAT(b.Ask(RemoveRequest{"extra"}).error, HasSubstr("not there"));
 }
 
+TEST_F(KeeperTest, AnOwnProfileIsOfferedBitForBitAndStaysWhatItsGuestWasOffered) {
+  StartKeeper(0);
+  Control a(ControlSocket(), "a");
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  mine.features &= ~(uint64_t{1} << kRingPacked | uint64_t{1} << kInOrder);
+  mine.max_queue_pairs = 2;
+  PortSpec spec{"p0", Socket(0), 1, 1500, "mine-1"};
+  EXPECT_THAT(a.Ask(AddRequest{spec}).error, HasSubstr("\"mine-1\" is not a feature contract"));
+  spec.profile = mine;
+  spec.queue_pairs = 3;
+  EXPECT_THAT(a.Ask(AddRequest{spec}).error, HasSubstr("contract mine-1 allows 2 queue pairs"));
+  spec.queue_pairs = 1;
+  ASSERT_TRUE(a.Ask(AddRequest{spec}).ok);
+  FrontEnd front(Options(0));
+  ASSERT_TRUE(front.Connect(kWait).ok());
+  EXPECT_EQ(front.offered_features(), mine.features);
+  EXPECT_EQ(front.offered_protocol_features(), mine.protocol_features);
+  EXPECT_TRUE(a.Ask(AddRequest{spec}).ok);  // again, the same
+
+  spec.profile->features &= ~(uint64_t{1} << kNetMtu);
+  EXPECT_THAT(a.Ask(AddRequest{spec}).error,
+              HasSubstr("port p0: its session was begun with another contract mine-1, which its guest relies on"));
+  EXPECT_FALSE(front.socket().closed());
+}
+
 TEST_F(KeeperTest, ControlRefusesWhatItDoesNotUnderstand) {
   StartKeeper(0);
   Control a(ControlSocket(), "a");

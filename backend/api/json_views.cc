@@ -4,7 +4,6 @@
 #include <boost/json/value_from.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "backend/vhost_user/message.h"
 
 namespace everport {
 namespace {
@@ -19,43 +18,6 @@ std::string Hex(uint64_t value) {
 
 object FeatureSet(uint64_t bits, const std::vector<std::string>& names) {
   return {{"hex", Hex(bits)}, {"names", boost::json::value_from(names)}};
-}
-
-std::string ProtocolFeatureName(unsigned bit) {
-  switch (bit) {
-    case vhost_user::kProtocolMq:
-      return "MQ";
-    case vhost_user::kProtocolLogShmfd:
-      return "LOG_SHMFD";
-    case vhost_user::kProtocolRarp:
-      return "RARP";
-    case vhost_user::kProtocolReplyAck:
-      return "REPLY_ACK";
-    case vhost_user::kProtocolMtu:
-      return "MTU";
-    case vhost_user::kProtocolBackendReq:
-      return "BACKEND_REQ";
-    case vhost_user::kProtocolConfig:
-      return "CONFIG";
-    case vhost_user::kProtocolInflightShmfd:
-      return "INFLIGHT_SHMFD";
-    case vhost_user::kProtocolResetDevice:
-      return "RESET_DEVICE";
-    case vhost_user::kProtocolConfigureMemSlots:
-      return "CONFIGURE_MEM_SLOTS";
-    case vhost_user::kProtocolStatus:
-      return "STATUS";
-    default:
-      return absl::StrCat("bit ", bit);
-  }
-}
-
-std::vector<std::string> ProtocolFeatureNames(uint64_t bits) {
-  std::vector<std::string> names;
-  for (unsigned bit = 0; bit < 64; ++bit) {
-    if (bits >> bit & 1) names.push_back(ProtocolFeatureName(bit));
-  }
-  return names;
 }
 
 array UplinksJson(const std::vector<UplinkView>& uplinks) {
@@ -119,6 +81,7 @@ object PortJson(const PortView& port) {
           {"queues", QueuesJson(port.queues)},
           {"features", FeatureSet(port.negotiated_features, FeatureNames(port.negotiated_features))},
           {"packed", port.packed},
+          {"needs", NeedsToJson(NeedsOf(port))},
           {"path_switches", object{{"planned", port.switches.planned}, {"failovers", port.switches.failovers}}},
           {"sessions", port.sessions},
           {"replays", port.replays}};
@@ -157,14 +120,14 @@ object EventJson(const EventView& event) {
   return json;
 }
 
-object ContractJson(const FeatureContract& contract) {
-  return {
-      {"name", contract.name},
-      {"features", FeatureSet(contract.features, FeatureNames(contract.features))},
-      {"protocol_features", FeatureSet(contract.protocol_features, ProtocolFeatureNames(contract.protocol_features))},
-      {"max_mtu", contract.max_mtu},
-      {"max_queue_pairs", contract.max_queue_pairs},
-      {"max_ring_size", contract.max_ring_size}};
+GuestNeeds NeedsOf(const PortView& port) {
+  GuestNeeds needs;
+  needs.mtu = port.config.mtu;
+  needs.queue_pairs = port.config.queue_pairs;
+  if (port.state != "running") return needs;
+  needs.features = port.negotiated_features;
+  needs.ring_size = port.ring_size;
+  return needs;
 }
 
 }  // namespace everport

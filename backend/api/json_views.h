@@ -4,7 +4,7 @@
 #include <string>
 
 #include "backend/api/service_api.h"
-#include "migration/feature_contract.h"
+#include "migration/contract_document.h"
 
 namespace everport {
 
@@ -14,6 +14,7 @@ boost::json::object PortJson(const PortView& port);
 boost::json::object PlacementJson(const PlacementRow& row);
 boost::json::object HealthJson(const HealthView& health, const DaemonConfig& daemon);
 boost::json::object EventJson(const EventView& event);
-boost::json::object ContractJson(const FeatureContract& contract);
+// What the guest on a port came to rely on (migration/contract_document.h).
+GuestNeeds NeedsOf(const PortView& port);
 
 }  // namespace everport

@@ -16,6 +16,8 @@
 #include "absl/strings/str_split.h"
 #include "backend/api/json_views.h"
 #include "backend/api/metrics.h"
+#include "migration/contract_comparison.h"
+#include "migration/contract_document.h"
 
 namespace everport {
 namespace {
@@ -60,7 +62,7 @@ void ListPorts(const Call& call) {
 }
 
 void AddPort(const Call& call) {
-  auto port = PortFromJson(call.body);
+  auto port = PortFromJson(call.body, &call.service->contracts());
   if (!port.ok()) return RespondError(call, port.status());
   Call later = call;
   later.name = port->name;
@@ -112,13 +114,37 @@ void SwitchPath(const Call& call) {
 
 void ShowContracts(const Call& call) {
   if (const auto name = call.query.find("name"); name != call.query.end()) {
-    const auto contract = FindContract(name->second);
+    const auto contract = call.service->contracts().Find(name->second);
     if (!contract.ok()) return RespondError(call, contract.status());
-    return RespondJson(call, ContractJson(*contract));
+    return RespondJson(call, ContractToJson(*contract));
   }
   json::array list;
-  for (const std::string& name : ContractNames()) list.push_back(ContractJson(FindContract(name).value()));
+  for (const FeatureContract& contract : call.service->contracts().all()) list.push_back(ContractToJson(contract));
   RespondJson(call, list);
+}
+
+// The guest is here: what would it lose under the document?
+void CheckAgainst(const Call& call, const ContractCheckRequest& asked) {
+  const auto port = call.service->Port(asked.port);
+  if (!port.ok()) return RespondError(call, port.status());
+  const auto here = call.service->contracts().Find(port->config.contract);
+  if (!here.ok()) return RespondError(call, here.status());
+  RespondJson(call, ContractVerdict(here->name, CompareContracts(*here, NeedsOf(*port), asked.contract)));
+}
+
+// The guest may come here: what would it lose?
+void CheckComing(const Call& call, const ContractCheckRequest& asked) {
+  const ContractSet& contracts = call.service->contracts();
+  const auto there = contracts.Find(asked.contract.name);
+  RespondJson(call, ContractVerdict(asked.contract.name,
+                                    there.ok() ? CompareContracts(asked.contract, asked.needs, *there)
+                                               : std::vector{MissingContract(asked.contract.name, contracts.Names())}));
+}
+
+void CheckContract(const Call& call) {
+  const auto asked = ParseContractCheck(call.body);
+  if (!asked.ok()) return call.respond(ErrorResponse(400, absl::StrCat("contract check: ", asked.status().message())));
+  asked->port.empty() ? CheckComing(call, *asked) : CheckAgainst(call, *asked);
 }
 
 void ShowPlacement(const Call& call) {
@@ -169,9 +195,6 @@ void ShowMetrics(const Call& call) {
 
 void NotYet(const Call& call, const char* what) {
   call.respond(ErrorResponse(501, absl::StrCat(what, " is not available yet in this version")));
-}
-void CheckContract(const Call& call) {
-  NotYet(call, "contract check");
 }
 void Handover(const Call& call) {
   NotYet(call, "handover");

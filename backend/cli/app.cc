@@ -28,7 +28,8 @@ struct Options {
   Action action;
 
   std::string name;
-  std::string index;  // of path
+  std::string against;  // of contract check
+  std::string index;    // of path
   PortAddOptions add;
   bool no_follow = false;
   TopOptions top;
@@ -41,6 +42,15 @@ CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* de
   verb->footer(absl::StrCat("Example:\n  ", example, "\n"));
   verb->callback([&options, action = std::move(action)] { options.action = action; });
   return verb;
+}
+
+// The API of the daemon at `where`, ours or another.
+absl::StatusOr<HttpClient> OpenHttp(const Options&, const std::string& where) {
+  if (absl::StartsWith(where, "http://") || absl::StartsWith(where, "https://")) {
+    return absl::UnimplementedError(
+        absl::StrCat(where, ": the API over TCP is not available yet; give the path of api.sock"));
+  }
+  return HttpClient(where);
 }
 
 Action NotYet(const char* what) {
@@ -67,11 +77,19 @@ void AddShowVerbs(CLI::App& app, Options& o) {
        [](const Client& client) { return ShowVersion(client); });
   CLI::App* contract = app.add_subcommand("contract", "Feature contracts: what a guest's NIC offers.");
   contract->require_subcommand(0, 1);
-  Verb(*contract, o, "show", "List the contracts, or one with its features.", "everportctl contract show everport-1",
+  Verb(*contract, o, "show", "List the contracts, or show one, or what a port's guest is offered and has negotiated.",
+       "everportctl contract show vm1-net0\n  everportctl --json contract show everport-1 > everport-1.json",
        [&o](const Client& client) { return ShowContracts(client, o.name); })
-      ->add_option("NAME", o.name, "contract; all if left out");
-  Verb(*contract, o, "check", "Whether another host can take over a port (not available yet).",
-       "everportctl contract check", NotYet("contract check"));
+      ->add_option("NAME", o.name, "contract or port; all contracts if left out");
+  CLI::App* check = Verb(*contract, o, "check", "Field by field, what a port's guest would lose on another host.",
+                         "everportctl contract check vm1-net0 --against everport-1.json", [&o](const Client& client) {
+                           return CheckContract(client, o.name, o.against,
+                                                [&o](const std::string& where) { return OpenHttp(o, where); });
+                         });
+  check->add_option("PORT", o.name, "port")->required();
+  check->add_option("--against", o.against, "a contract document, or the api.sock or URL of the other host's daemon")
+      ->required()
+      ->type_name("FILE|URL");
 }
 
 void AddPortVerbs(CLI::App& app, Options& o) {
@@ -175,12 +193,9 @@ int Fail(CliIo& io, bool json, const absl::Status& status) {
 }
 
 int Run(const Options& options, CliIo& io) {
-  if (absl::StartsWith(options.api, "http://") || absl::StartsWith(options.api, "https://")) {
-    return Fail(io, options.json,
-                absl::UnimplementedError(
-                    absl::StrCat(options.api, ": the API over TCP is not available yet; give the path of api.sock")));
-  }
-  const Client client(io, options.json, HttpClient(options.api));
+  auto http = OpenHttp(options, options.api);
+  if (!http.ok()) return Fail(io, options.json, http.status());
+  const Client client(io, options.json, *std::move(http));
   const absl::Status status = options.action(client);
   return status.ok() ? 0 : Fail(io, options.json, status);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,13 @@ namespace everport::cli {
 absl::Status ShowPorts(const Client& client);
 absl::Status ShowStats(const Client& client, const std::string& port);  // empty: all ports; else one, by queue
 absl::Status ShowPlacement(const Client& client);
-absl::Status ShowContracts(const Client& client, const std::string& name);  // empty: all
+// Of a contract's name, of a port's name; empty: the list of contracts.
+absl::Status ShowContracts(const Client& client, const std::string& name);
+// The API of another daemon, by what --api takes.
+using OpenApi = std::function<absl::StatusOr<HttpClient>(const std::string& where)>;
+// against: a contract document's path, or another daemon's api.sock or URL. FailedPrecondition when something breaks.
+absl::Status CheckContract(const Client& client, const std::string& port, const std::string& against,
+                           const OpenApi& open);
 // FailedPrecondition when the daemon is not ready.
 absl::Status ShowHealth(const Client& client);
 absl::Status ShowVersion(const Client& client);

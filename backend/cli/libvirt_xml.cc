@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "backend/cli/format.h"
-#include "migration/feature_contract.h"
 
 namespace everport::cli {
 namespace {
@@ -15,9 +14,11 @@ std::string Escape(const std::string& text) {
 }
 
 // The contract says whether the port offers packed rings; a guest whose driver has none uses split ones all the same.
-bool OffersPacked(const std::string& contract) {
-  const auto found = FindContract(contract);
-  return found.ok() && (found->features >> kRingPacked & 1);
+bool OffersPacked(const boost::json::value& contract) {
+  const auto* const layouts = contract.is_object() ? contract.get_object().if_contains("ring_layouts") : nullptr;
+  return layouts && layouts->is_array() &&
+         std::any_of(layouts->get_array().begin(), layouts->get_array().end(),
+                     [](const boost::json::value& layout) { return layout == "packed"; });
 }
 
 // A vDPA device serves split rings alone: a guest with packed ones would never get it.
@@ -32,8 +33,8 @@ bool WantsSplitRings(const boost::json::value& port) {
 
 }  // namespace
 
-std::string LibvirtXml(const boost::json::value& port) {
-  const bool packs = OffersPacked(Text(port, "/contract")) && !WantsSplitRings(port);
+std::string LibvirtXml(const boost::json::value& port, const boost::json::value& contract) {
+  const bool packs = OffersPacked(contract) && !WantsSplitRings(port);
   const std::string packed = packs ? " packed='on'" : "";
   return absl::StrCat(
       "<!-- Directly below <domain>: the daemon must reach the guest's memory. Keep other hugepages/nosharepages "

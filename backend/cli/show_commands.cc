@@ -67,20 +67,6 @@ absl::Status ShowPortStats(const Client& client, const std::string& name) {
   return absl::OkStatus();
 }
 
-void PrintContract(std::ostream& out, const value& contract) {
-  out << Text(contract, "/name") << "\n"
-      << "  mtu          up to " << Text(contract, "/max_mtu") << "\n"
-      << "  queue pairs  up to " << Text(contract, "/max_queue_pairs") << "\n"
-      << "  ring size    up to " << Text(contract, "/max_ring_size") << "\n";
-  for (const auto& [title, key] : {std::pair("features", "features"), {"protocol", "protocol_features"}}) {
-    out << "  " << title << "  " << Text(contract, absl::StrCat("/", key, "/hex").c_str()) << "\n";
-    const value* set = contract.as_object().if_contains(key);
-    const value* names = set && set->is_object() ? set->get_object().if_contains("names") : nullptr;
-    if (!names || !names->is_array()) continue;
-    for (const value& name : names->get_array()) out << "    " << Text(name, "") << "\n";
-  }
-}
-
 void PrintHealth(std::ostream& out, const value& health, bool ready) {
   const auto ms = [&](const char* key) {
     boost::json::error_code error;
@@ -168,30 +154,6 @@ absl::Status ShowPlacement(const Client& client) {
     return {Text(row, "/port"),        IndexText(row, "/guest_node"),  IndexText(row, "/mempool_node"),
             IndexText(row, "/poller"), IndexText(row, "/poller_node"), Text(row, "/note")};
   });
-}
-
-absl::Status ShowContracts(const Client& client, const std::string& name) {
-  const auto contracts = client.Get("/v1/contract");
-  if (!contracts.ok()) return contracts.status();
-  if (!contracts->is_array()) return absl::InternalError("everportd: /v1/contract is not a list");
-  if (name.empty() && client.json()) {
-    client.PrintJson(*contracts);
-    return absl::OkStatus();
-  }
-  Table table({{"NAME"}, {"MTU", true}, {"QUEUE-PAIRS", true}, {"RING-SIZE", true}, {"FEATURES"}});
-  for (const value& contract : contracts->get_array()) {
-    table.Add({Text(contract, "/name"), Text(contract, "/max_mtu"), Text(contract, "/max_queue_pairs"),
-               Text(contract, "/max_ring_size"), Text(contract, "/features/hex")});
-    if (name.empty() || Text(contract, "/name") != name) continue;
-    client.json() ? client.PrintJson(contract) : PrintContract(client.out(), contract);
-    return absl::OkStatus();
-  }
-  if (!name.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("contract ", name, ": there is none of that name; `everportctl contract show` lists them"));
-  }
-  client.out() << table.Text();
-  return absl::OkStatus();
 }
 
 absl::Status ShowHealth(const Client& client) {

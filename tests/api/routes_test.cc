@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "backend/api/json_views.h"
+#include "migration/contract_document.h"
 #include "tests/api/fake_service.h"
 
 namespace everport {
@@ -187,10 +188,83 @@ TEST_F(RoutesTest, ContractsByNameAndAll) {
   const auto one = Json(Do("GET", "/v1/contract?name=everport-1"));
   EXPECT_EQ(one.at("name"), "everport-1");
   EXPECT_EQ(one.at("max_mtu"), 9216);
-  EXPECT_THAT(boost::json::serialize(one.at("features").at("names")), HasSubstr("VIRTIO_F_VERSION_1"));
-  EXPECT_THAT(boost::json::serialize(one.at("protocol_features").at("names")), HasSubstr("REPLY_ACK"));
-  EXPECT_THAT(std::string(one.at("features").at("hex").as_string()), HasSubstr("0x"));
+  EXPECT_THAT(boost::json::serialize(one.at("features")), HasSubstr("VIRTIO_F_VERSION_1"));
+  EXPECT_THAT(boost::json::serialize(one.at("protocol_features")), HasSubstr("REPLY_ACK"));
   EXPECT_EQ(Do("GET", "/v1/contract?name=nope").status, 404);
+}
+
+// An own profile: everport-1 without what VIRTIO_NET_F_MQ gives.
+FeatureContract Mine() {
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  mine.features &= ~(uint64_t{1} << kNetMq);
+  mine.max_queue_pairs = 1;
+  return mine;
+}
+
+TEST_F(RoutesTest, OwnContractsAreListedAndPortsMayHaveThem) {
+  const std::string body = R"({"name":"vm9","socket":"/s","contract":"mine-1","uplink":[{"kind":"tap","device":"t"}]})";
+  EXPECT_EQ(Do("POST", "/v1/ports", body).status, 400);
+  service.known_contracts = ContractSet({Mine()});
+  EXPECT_EQ(Json(Do("GET", "/v1/contract")).at(2).at("name"), "mine-1");
+  EXPECT_EQ(*ContractFromJson(Json(Do("GET", "/v1/contract?name=mine-1")), ""), Mine());
+  EXPECT_EQ(Do("POST", "/v1/ports", body).status, 201);
+}
+
+TEST_F(RoutesTest, PortTellsWhatItsGuestNeeds) {
+  service.ports[0].ring_size = 1024;
+  const auto needs = Json(Do("GET", "/v1/ports/vm1-net0")).at("needs");
+  EXPECT_EQ(boost::json::serialize(needs),
+            R"({"mtu":1500,"queue_pairs":2,"features":["VIRTIO_NET_F_MRG_RXBUF","VIRTIO_F_VERSION_1"],)"
+            R"("ring_layout":"split","ring_size":1024})");
+  EXPECT_EQ(boost::json::serialize(Json(Do("GET", "/v1/ports/vm2")).at("needs")),
+            R"({"mtu":1500,"queue_pairs":1,"features":null,"ring_layout":null,"ring_size":null})");
+}
+
+// As everportctl does it: document and needs of the source's API, verdict of the destination's.
+TEST_F(RoutesTest, ContractCheckAtTheDestination) {
+  const std::string body = ContractCheckBody(Json(Do("GET", "/v1/contract?name=everport-1")),
+                                             Json(Do("GET", "/v1/ports/vm1-net0")).at("needs"));
+  EXPECT_EQ(Do("POST", "/v1/contract/check", body).body, R"({"compatible":true,"contract":"everport-1","findings":[]})"
+                                                         "\n");
+  const auto unknown =
+      Json(Do("POST", "/v1/contract/check", ContractCheckBody(ContractToJson(Mine()), NeedsToJson(GuestNeeds{}))));
+  EXPECT_EQ(unknown.at("compatible"), false);
+  EXPECT_EQ(unknown.at("contract"), "mine-1");
+  EXPECT_EQ(unknown.at("findings").at(0).at("field"), "name");
+  EXPECT_THAT(std::string(unknown.at("findings").at(0).at("mend").as_string()), HasSubstr("[[contract]] mine-1"));
+  service.known_contracts = ContractSet({Mine()});
+  EXPECT_EQ(Json(Do("POST", "/v1/contract/check", ContractCheckBody(ContractToJson(Mine()), NeedsToJson(GuestNeeds{}))))
+                .at("compatible"),
+            true);
+}
+
+TEST_F(RoutesTest, ContractCheckOfAPortAgainstADocument) {
+  const auto check = [&](const std::string& port, const FeatureContract& against) {
+    return Do("POST", "/v1/contract/check",
+              boost::json::serialize(boost::json::object{{"port", port}, {"against", ContractToJson(against)}}));
+  };
+  EXPECT_EQ(Json(check("vm1-net0", *FindContract("everport-1"))).at("compatible"), true);
+  const auto verdict = Json(check("vm1-net0", *FindContract("minimal-1")));
+  EXPECT_EQ(verdict.at("compatible"), false);  // it has two queue pairs
+  EXPECT_EQ(verdict.at("contract"), "everport-1");
+  EXPECT_EQ(check("vm7", Mine()).status, 404);
+}
+
+TEST_F(RoutesTest, BadContractChecksAreRefusedByField) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"", "contract check: not valid JSON"},
+      {"{}", "neither form, or both"},
+      {R"({"port":"vm1-net0"})", "against: is missing"},
+      {R"({"document":{"format":2},"needs":{}})",
+       "document.format: the document has format 2 and this everport reads format 1; upgrade everport on this host"},
+      {R"({"port":"vm1-net0","against":{"format":1,"name":7}})", "against.name: is the number 7"},
+  };
+  for (const auto& [body, says] : bad) {
+    const ApiResponse response = Do("POST", "/v1/contract/check", body);
+    EXPECT_EQ(response.status, 400) << body;
+    EXPECT_THAT(Error(response), HasSubstr(says)) << body;
+  }
 }
 
 TEST_F(RoutesTest, PlacementIsListed) {
@@ -201,7 +275,7 @@ TEST_F(RoutesTest, PlacementIsListed) {
 }
 
 TEST_F(RoutesTest, WhatComesLaterSaysSo) {
-  for (const char* target : {"/v1/contract/check", "/v1/handover", "/v1/drain"}) {
+  for (const char* target : {"/v1/handover", "/v1/drain"}) {
     const ApiResponse response = Do("POST", target, "{}");
     EXPECT_EQ(response.status, 501) << target;
     EXPECT_THAT(Error(response), HasSubstr("is not available yet in this version"));

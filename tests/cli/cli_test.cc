@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "backend/cli/app.h"
+#include "migration/contract_document.h"
 #include "tests/cli/fake_daemon.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -314,10 +316,125 @@ TEST_F(CliTest, PlacementAndContract) {
             "PORT      GUEST-NODE  POOL-NODE  POLLER  POLLER-NODE  NOTE\n"
             "vm1-net0           0          0       1            0  local\n"
             "vm2                -          -       -            -  no guest\n");
-  EXPECT_THAT(Run({"contract", "show"}).out, HasSubstr("\neverport-1  9216           16      32768  0x"));
-  EXPECT_THAT(Run({"contract", "show", "everport-1"}).out, HasSubstr("\n    VIRTIO_F_RING_PACKED\n"));
-  EXPECT_EQ(Json({"contract", "show", "minimal-1"}).at("max_queue_pairs"), 1);
-  EXPECT_EQ(Run({"contract", "show", "nope"}).status, 1);
+  EXPECT_EQ(Run({"contract", "show"}).out,
+            "NAME         MTU  QUEUE-PAIRS  RING-SIZE  RING-LAYOUTS   ANNOUNCE     FEATURES\n"
+            "everport-1  9216           16      32768  split, packed  guest, rarp        20\n"
+            "minimal-1   1500            1      32768  split          rarp                5\n");
+  EXPECT_EQ(Run({"contract", "show", "minimal-1"}).out,
+            "contract minimal-1\n"
+            "\n"
+            "FIELD                           OFFERED\n"
+            "max_mtu                         1500\n"
+            "max_queue_pairs                 1\n"
+            "max_ring_size                   32768\n"
+            "ring_layouts                    split\n"
+            "announce                        rarp\n"
+            "VIRTIO_NET_F_MRG_RXBUF          offered\n"
+            "VHOST_F_LOG_ALL                 offered\n"
+            "VIRTIO_F_ANY_LAYOUT             offered\n"
+            "VHOST_USER_F_PROTOCOL_FEATURES  offered\n"
+            "VIRTIO_F_VERSION_1              offered\n"
+            "protocol MQ                     offered\n"
+            "protocol LOG_SHMFD              offered\n"
+            "protocol RARP                   offered\n"
+            "protocol REPLY_ACK              offered\n"
+            "protocol MTU                    offered\n"
+            "protocol BACKEND_REQ            offered\n"
+            "protocol RESET_DEVICE           offered\n"
+            "protocol STATUS                 offered\n");
+  EXPECT_EQ(*ContractFromJson(Json({"contract", "show", "minimal-1"}), ""), *FindContract("minimal-1"));
+  const Result neither = Run({"contract", "show", "nope"});
+  EXPECT_EQ(neither.status, 1);
+  EXPECT_THAT(neither.err, HasSubstr("contract show nope: there is neither a contract nor a port of that name; "));
+}
+
+TEST_F(CliTest, ContractOfAPortBesideWhatItsGuestHas) {
+  daemon.Do([&] { daemon.service().ports[0].ring_size = 256; });
+  const std::string out = Run({"contract", "show", "vm1-net0"}).out;
+  EXPECT_THAT(out, StartsWith("port vm1-net0, contract everport-1\n"
+                              "\n"
+                              "FIELD                           OFFERED        GUEST\n"
+                              "max_mtu                         9216           1500\n"
+                              "max_queue_pairs                 16             2\n"
+                              "max_ring_size                   32768          256\n"
+                              "ring_layouts                    split, packed  split\n"
+                              "announce                        guest, rarp    -\n"
+                              "VIRTIO_NET_F_CSUM               offered        -\n"));
+  EXPECT_THAT(out, HasSubstr("\nVIRTIO_NET_F_MRG_RXBUF          offered        negotiated\n"));
+  EXPECT_EQ(*ContractFromJson(Json({"contract", "show", "vm1-net0"}), ""), *FindContract("everport-1"));
+  EXPECT_THAT(Run({"contract", "show", "vm2"}).out,
+              StartsWith("port vm2, contract everport-1; its guest's driver has not started, and may take all"));
+}
+
+TEST_F(CliTest, ContractCheckAgainstAFile) {
+  const std::string same = dir.Write("same.json", Run({"--json", "contract", "show", "everport-1"}).out);
+  const Result fits = Run({"contract", "check", "vm1-net0", "--against", same});
+  EXPECT_EQ(fits.status, 0) << fits.err;
+  EXPECT_EQ(fits.out, "port vm1-net0, contract everport-1, against " + same + ": compatible, nothing differs\n");
+  FeatureContract other = *FindContract("everport-1");
+  other.name = "other-1";
+  other.max_mtu = 2000;
+  other.features &= ~(uint64_t{1} << kNetMrgRxbuf);
+  const std::string file = dir.Write("other.json", boost::json::serialize(ContractToJson(other)));
+  const Result breaks = Run({"contract", "check", "vm1-net0", "--against", file});
+  EXPECT_EQ(breaks.status, 1);
+  EXPECT_EQ(
+      breaks.out,
+      "FIELD                            HERE        THERE        VERDICT\n"
+      "name                             everport-1  other-1      differs: another contract, so it is compared "
+      "field by field\n"
+      "features.VIRTIO_NET_F_MRG_RXBUF  negotiated  not offered  breaks: the guest uses it, so QEMU there refuses "
+      "the guest's state as it arrives, and the migration fails; offer VIRTIO_NET_F_MRG_RXBUF there, or use a "
+      "contract that both hosts have\n"
+      "max_mtu                          9216        2000         differs: the port's MTU is 1500, which both "
+      "cover\n"
+      "\n"
+      "port vm1-net0, contract everport-1, against " +
+          file + ": not compatible, 1 thing breaks\n");
+  EXPECT_THAT(breaks.err, StartsWith("everportctl: port vm1-net0: its guest would lose something at "));
+  const Result json = Run({"--json", "contract", "check", "vm1-net0", "--against", file});
+  EXPECT_EQ(json.status, 1);
+  EXPECT_EQ(boost::json::parse(json.out).at("compatible"), false);
+  EXPECT_EQ(boost::json::parse(json.out).at("findings").as_array().size(), 3u);
+}
+
+TEST_F(CliTest, ContractCheckAgainstAnotherDaemon) {
+  fakes::FakeDaemon other(dir / "other.sock");
+  const Result fits = Run({"contract", "check", "vm1-net0", "--against", dir / "other.sock"});
+  EXPECT_EQ(fits.status, 0) << fits.err;
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  daemon.Do([&] {
+    daemon.service().known_contracts = ContractSet({mine});
+    daemon.service().ports[0].config.contract = "mine-1";
+  });
+  const Result unknown = Run({"contract", "check", "vm1-net0", "--against", dir / "other.sock"});
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_THAT(unknown.out,
+              HasSubstr("name   mine-1  unknown  breaks: no port of contract mine-1 can be made there: the "
+                        "contracts known there are everport-1, minimal-1; add the [[contract]] mine-1"));
+  mine.features &= ~(uint64_t{1} << kInOrder);
+  other.Do([&] { other.service().known_contracts = ContractSet({mine}); });
+  const Result differs = Run({"contract", "check", "vm1-net0", "--against", dir / "other.sock"});
+  EXPECT_EQ(differs.status, 1);
+  EXPECT_THAT(differs.out, HasSubstr("breaks: contract mine-1 differs between the hosts"));
+}
+
+TEST_F(CliTest, ContractCheckThatCannotBeMadeSaysWhy) {
+  const auto error = [&](const std::string& port, const std::string& against) {
+    const Result result = Run({"contract", "check", port, "--against", against});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_EQ(result.out, "");
+    return result.err;
+  };
+  const std::string newer = dir.Write("newer.json", R"({"format":2,"name":"everport-2"})");
+  EXPECT_EQ(error("vm1-net0", newer), "everportctl: --against " + newer +
+                                          ": format: the document has format 2 and this everport reads format 1; "
+                                          "upgrade everport on this host\n");
+  EXPECT_THAT(error("vm1-net0", dir / "none.json"), HasSubstr("none.json: cannot be read; name a contract document"));
+  EXPECT_THAT(error("vm1-net0", dir.Write("large.json", std::string(100'000, ' '))), HasSubstr("more than 65536"));
+  const std::string good = dir.Write("good.json", Run({"--json", "contract", "show", "everport-1"}).out);
+  EXPECT_THAT(error("vm7", good), HasSubstr("port vm7: "));
 }
 
 TEST_F(CliTest, VersionIsOfBoth) {
@@ -392,7 +509,7 @@ TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
 
 TEST_F(CliTest, WhatComesLaterSaysSo) {
   for (const auto& args : std::vector<std::vector<std::string>>{
-           {"migrate"}, {"handover"}, {"drain"}, {"contract", "check"}, {"--api", "https://host:9440", "ports"}}) {
+           {"migrate"}, {"handover"}, {"drain"}, {"--api", "https://host:9440", "ports"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.status, 1);
     EXPECT_THAT(result.err, HasSubstr("not available yet"));
@@ -413,6 +530,7 @@ TEST_F(CliTest, WrongUsageIsTwo) {
                                                                 {"port"},
                                                                 {"port", "nope"},
                                                                 {"port", "remove"},
+                                                                {"contract", "check", "vm1"},
                                                                 {"ports", "surplus"},
                                                                 {"ports", "--nope"},
                                                                 {"path", "vm1", "-1"},

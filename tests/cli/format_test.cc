@@ -87,7 +87,8 @@ TEST(RatesTest, TableHasTotals) {
 TEST(LibvirtXmlTest, HasInterfaceAndMemoryBacking) {
   const auto port = boost::json::parse(
       R"({"name":"vm1","mac":"52:54:00:00:00:02","socket":"/run/v&ms/a.sock","queue_pairs":4,"mtu":9000,"contract":"everport-1"})");
-  EXPECT_EQ(LibvirtXml(port),
+  const auto contract = boost::json::parse(R"({"ring_layouts":["split","packed"]})");
+  EXPECT_EQ(LibvirtXml(port, contract),
             "<!-- Directly below <domain>: the daemon must reach the guest's memory. Keep other hugepages/nosharepages "
             "settings. -->\n"
             "<memoryBacking>\n"
@@ -106,7 +107,9 @@ TEST(LibvirtXmlTest, HasInterfaceAndMemoryBacking) {
 }
 
 TEST(LibvirtXmlTest, PackedRingsOnlyWhereTheContractOffersThem) {
-  EXPECT_EQ(LibvirtXml(boost::json::parse(R"({"contract":"minimal-1"})")).find("packed"), std::string::npos);
+  const auto port = boost::json::parse(R"({"contract":"minimal-1"})");
+  const auto contract = boost::json::parse(R"({"ring_layouts":["split"]})");
+  EXPECT_EQ(LibvirtXml(port, contract).find("packed"), std::string::npos);
 }
 
 }  // namespace

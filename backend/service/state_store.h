@@ -19,7 +19,7 @@ class StateStore {
   explicit StateStore(std::string dir) : dir_(std::move(dir)) {}
 
   // Empty when there is no file yet. An unreadable or malformed file is an error that names it and the mend.
-  absl::StatusOr<std::vector<PortConfig>> Load(const ContractSet& contracts = BuiltInContracts()) const;
+  absl::StatusOr<std::vector<PortConfig>> Load(const ContractSet& contracts) const;
   // After OkStatus the new content survives a power cut; otherwise the old file is as it was.
   absl::Status Save(const std::vector<PortConfig>& ports) const;
 

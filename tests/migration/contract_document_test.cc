@@ -83,6 +83,8 @@ TEST(ContractDocument, WhatIsNoDocumentIsRefused) {
   EXPECT_EQ(Refusal(std::string(65 * 1024, ' ')),
             "x.json: is 66560 bytes long, more than 65536; is this the right file?");
   EXPECT_THAT(Refusal(std::string(60'000, '[')), HasSubstr("lie more than 6 deep"));
+  EXPECT_THAT(Refusal("[[[[[[[]]]]]]]"), HasSubstr("lie more than 6 deep"));
+  EXPECT_THAT(Refusal("[[[[[[]]]]]]"), HasSubstr("is a list where an object is wanted"));
 }
 
 TEST(ContractDocument, AKeyThatComesTwiceIsRefusedAtAnyDepth) {

@@ -32,8 +32,20 @@ class StateStoreTest : public ::testing::Test {
   std::string dir_;
 };
 
+TEST_F(StateStoreTest, APortsContractIsOneThatTheHostKnows) {
+  PortConfig port = Port("vm1");
+  port.contract = "mine-1";
+  ASSERT_TRUE(StateStore(dir_).Save({port}).ok());
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  EXPECT_EQ(*StateStore(dir_).Load(ContractSet({mine})), std::vector{port});
+  const auto unknown = StateStore(dir_).Load(BuiltInContracts());
+  EXPECT_THAT(std::string(unknown.status().message()),
+              HasSubstr("ports.json: port[0]: port vm1: contract: \"mine-1\" is not a feature contract"));
+}
+
 TEST_F(StateStoreTest, NoFileIsNoPorts) {
-  const auto ports = StateStore(dir_).Load();
+  const auto ports = StateStore(dir_).Load(BuiltInContracts());
   ASSERT_TRUE(ports.ok()) << ports.status();
   EXPECT_TRUE(ports->empty());
 }
@@ -41,7 +53,7 @@ TEST_F(StateStoreTest, NoFileIsNoPorts) {
 TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
   const StateStore store(dir_ + "/deep/er");
   ASSERT_TRUE(store.Save({Port("a"), Port("b")}).ok());
-  const auto ports = store.Load();
+  const auto ports = store.Load(BuiltInContracts());
   ASSERT_TRUE(ports.ok()) << ports.status();
   EXPECT_EQ(*ports, (std::vector<PortConfig>{Port("a"), Port("b")}));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/deep/er/ports.json.new"));
@@ -50,7 +62,7 @@ TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
 TEST_F(StateStoreTest, MalformedFileIsNamedWithTheMend) {
   for (const char* text : {"", "{", "{}", "[1]", "[{\"name\":\"x\"}]"}) {
     Write(text);
-    const auto ports = StateStore(dir_).Load();
+    const auto ports = StateStore(dir_).Load(BuiltInContracts());
     ASSERT_FALSE(ports.ok()) << text;
     EXPECT_THAT(std::string(ports.status().message()), HasSubstr(dir_ + "/ports.json"));
   }
@@ -82,7 +94,7 @@ TEST_F(StateStoreTest, AFailedSaveLeavesTheOldFile) {
   std::filesystem::create_directory(dir_ + "/ports.json.new");  // cannot be opened for writing
   const absl::Status status = store.Save({Port("b")});
   EXPECT_THAT(std::string(status.message()), HasSubstr("state_dir"));
-  EXPECT_EQ(StateStore(dir_).Load()->at(0).name, "a");
+  EXPECT_EQ(StateStore(dir_).Load(BuiltInContracts())->at(0).name, "a");
 }
 
 }  // namespace

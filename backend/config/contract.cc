@@ -73,7 +73,8 @@ FeatureContract ReadProfile(const Table& table) {
   table.Read("max_mtu", profile.max_mtu, {kMtu.min, base.max_mtu});
   table.Read("max_queue_pairs", profile.max_queue_pairs, {kQueuePairs.min, base.max_queue_pairs});
   table.Read("max_ring_size", profile.max_ring_size, {uint16_t{256}, base.max_ring_size});
-  if (!table.source().Failed(table.PathOf("without"))) CheckProfile(table, profile);
+  if (table.source().Failed(table.PathOf("without"))) profile.features = base.features;  // its fault is known
+  CheckProfile(table, profile);
   return profile;
 }
 

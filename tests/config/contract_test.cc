@@ -10,6 +10,7 @@
 namespace everport {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -98,6 +99,12 @@ TEST(OwnContract, WhatCannotBeTakenOutIsNamed) {
   EXPECT_EQ(Refusal(With("without = [\"VIRTIO_NET_F_CSUM\"]")),
             "f:3: contract[0].without: VIRTIO_NET_F_HOST_TSO4 needs VIRTIO_NET_F_CSUM, which is not offered; take both "
             "out, or neither");
+}
+
+TEST(OwnContract, EachFaultIsTold) {
+  EXPECT_THAT(Refusal("[[contract]]\nname = \"mine\"\nwithout = [\"VIRTIO_NET_F_CSUM\", \"X\"]\nmax_mtu = 1\n"),
+              AllOf(HasSubstr("f:2: contract[0].name: "), HasSubstr("\nf:3: contract[0].without[1]: \"X\""),
+                    HasSubstr("\nf:4: contract[0].max_mtu: 1 is")));
 }
 
 TEST(OwnContract, WrongTypesAndRangesAreRefused) {

@@ -51,7 +51,7 @@ class World:
         for host in HARDWARE:
             (work / host).mkdir()
             self.socket[host] = work / host / "vm.sock"
-            self.everport[host] = Everport(BIN, work / host, memory="ordinary").write_config(
+            self.everport[host] = Everport(BIN, work / host).write_config(
                 port_toml("vm", self.socket[host], [uplink[host], {"kind": "tap", "device": f"lab-{host}", "bridge": "br-lab"}],
                           mac=self.mac, failback_delay_ms=500, contract="minimal-1"))  # which the device covers
             stack.callback(self.everport[host].stop)

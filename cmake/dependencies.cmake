@@ -6,6 +6,7 @@ find_package(Boost 1.81 CONFIG REQUIRED COMPONENTS json)
 # No flat_hash_map and its kin: their layout depends on sanitizers (Abseil 2023 and later), and Debian's library has none.
 find_package(absl REQUIRED)
 find_package(spdlog REQUIRED)
+find_package(OpenSSL 3.0 REQUIRED)
 pkg_check_modules(TOMLPLUSPLUS REQUIRED IMPORTED_TARGET tomlplusplus)
 pkg_check_modules(CLI11 REQUIRED IMPORTED_TARGET CLI11)
 pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)

@@ -1,25 +1,15 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "backend/api/api_limits.h"
 #include "backend/api/service_api.h"
 
 namespace everport {
-
-// What one client may take. The defaults are the daemon's; tests choose smaller ones.
-struct ApiLimits {
-  size_t connections = 64;                    // further ones are answered 503
-  size_t header_bytes = 8 * 1024;             // 431 beyond
-  size_t body_bytes = 1024 * 1024;            // 413 beyond
-  std::chrono::milliseconds request{10'000};  // from a request's first byte to its last; one write of a reply likewise
-  std::chrono::milliseconds idle{60'000};     // between requests
-  size_t event_queue_bytes = 1024 * 1024;     // a reader of /v1/events that falls further behind is dropped
-};
 
 // The API on a Unix stream socket: HTTP/1.1 with keep-alive, answered by Route (routes.h). Has no thread of its own:
 // everything, the constructor and destructor included, runs on the one thread that runs `io`.
@@ -41,8 +31,8 @@ class ApiServer {
 
  private:
   class Acceptor;
-  explicit ApiServer(std::shared_ptr<Acceptor> acceptor);
-  const std::shared_ptr<Acceptor> acceptor_;
+  explicit ApiServer(std::unique_ptr<Acceptor> acceptor);
+  const std::unique_ptr<Acceptor> acceptor_;
 };
 
 }  // namespace everport

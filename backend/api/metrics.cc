@@ -196,12 +196,34 @@ void CollectPollers(const std::vector<PollerView>& pollers, std::vector<MetricFa
   for (Family* family : {&busy, &ports, &loops, &sleeps, &wakeups}) family->AppendTo(out);
 }
 
+void CollectListener(const ServiceApi& service, std::vector<MetricFamily>& out) {
+  const std::optional<ListenerView> listener = service.Listener();
+  if (!listener) return;
+  Gauge("everport_api_tcp_listening", "1 while the API is reached over TCP.")
+      .Add({}, !listener->address.empty())
+      .AppendTo(out);
+  Gauge("everport_api_tcp_connections", "Clients of the API that are connected over TCP.")
+      .Add({}, static_cast<double>(listener->connections))
+      .AppendTo(out);
+  Counter("everport_api_tcp_accepted_total", "Clients that were accepted over TCP.")
+      .Add({}, static_cast<double>(listener->accepted))
+      .AppendTo(out);
+  Family refused = Counter("everport_api_tcp_refused_total", "Connections over TCP that were refused, by cause.");
+  for (const auto& [cause, count] : listener->refused) refused.Add({{"cause", cause}}, static_cast<double>(count));
+  refused.AppendTo(out);
+  if (listener->certificate_not_after == 0) return;
+  Gauge("everport_api_tcp_certificate_expiry_timestamp_seconds", "When the certificate in force expires, Unix time.")
+      .Add({}, static_cast<double>(listener->certificate_not_after))
+      .AppendTo(out);
+}
+
 }  // namespace
 
 std::vector<MetricFamily> CollectMetrics(const ServiceApi& service) {
   std::vector<MetricFamily> families;
   const std::vector<PortView> ports = service.Ports();
   CollectDaemon(service, families);
+  CollectListener(service, families);
   CollectPortStates(ports, families);
   CollectPortCounters(ports, families);
   CollectSwitchGaps(ports, families);

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -113,6 +114,16 @@ struct HealthView {
   StartupView startup;
 };
 
+// The API over TCP ([daemon.listen]).
+struct ListenerView {
+  std::string address;                // that it listens on; empty: it does not
+  int64_t certificate_not_after = 0;  // of the certificate in force, seconds since 1970; 0: there is none
+  uint64_t connections = 0;           // now open, after their handshake
+  uint64_t accepted = 0;              // handshakes that came to a good end, since the daemon started
+  std::vector<std::pair<std::string, uint64_t>> refused;  // by cause, all causes there are
+  std::vector<std::string> problems;                      // for HealthView
+};
+
 struct EventView {
   uint64_t id = 0;
   int64_t time_unix_us = 0;
@@ -144,6 +155,8 @@ class ServiceApi {
   virtual std::vector<PollerView> Pollers() const = 0;
   virtual std::vector<PlacementRow> Placement() const = 0;
   virtual HealthView Health() const = 0;
+  // Nothing: it is not configured.
+  virtual std::optional<ListenerView> Listener() const { return std::nullopt; }
   virtual std::vector<EventView> RecentEvents() const = 0;  // oldest first, the last 1024
   // Calls listener for each event from now on, on the control thread, until Unsubscribe(id).
   virtual int SubscribeEvents(std::function<void(const EventView&)> listener) = 0;

@@ -24,6 +24,12 @@ using Action = std::function<absl::Status(const Client&)>;
 // What the command line says. action: the verb's, set by the verb that was given.
 struct Options {
   std::string api;
+  TlsFiles tls{.certificate = "/etc/everport/client.crt",
+               .key = "/etc/everport/client.key",
+               .ca = "/etc/everport/ca.crt",
+               .certificate_label = "--cert",
+               .key_label = "--key",
+               .ca_label = "--ca"};
   bool json = false;
   Action action;
 
@@ -45,12 +51,8 @@ CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* de
 }
 
 // The API of the daemon at `where`, ours or another.
-absl::StatusOr<HttpClient> OpenHttp(const Options&, const std::string& where) {
-  if (absl::StartsWith(where, "http://") || absl::StartsWith(where, "https://")) {
-    return absl::UnimplementedError(
-        absl::StrCat(where, ": the API over TCP is not available yet; give the path of api.sock"));
-  }
-  return HttpClient(where);
+absl::StatusOr<HttpClient> OpenHttp(const Options& options, const std::string& where) {
+  return HttpClient::Open(where, options.tls);
 }
 
 Action NotYet(const char* what) {
@@ -211,7 +213,17 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
       "ports`.\n");
   app.require_subcommand(0, 1);
   app.option_defaults()->ignore_underscore();
-  app.add_option("--api", options.api, "path of the daemon's API socket ($EVERPORT_API)")->capture_default_str();
+  app.add_option("--api", options.api, "path of the daemon's API socket, or https://HOST:PORT ($EVERPORT_API)")
+      ->capture_default_str();
+  app.add_option("--cert", options.tls.certificate, "with https://: this client's certificate (PEM)")
+      ->envname("EVERPORT_CERT")
+      ->capture_default_str();
+  app.add_option("--key", options.tls.key, "with https://: its private key")
+      ->envname("EVERPORT_KEY")
+      ->capture_default_str();
+  app.add_option("--ca", options.tls.ca, "with https://: the CA that issued the daemon's certificate")
+      ->envname("EVERPORT_CA")
+      ->capture_default_str();
   app.add_flag("--json", options.json, "JSON on stdout, and errors as JSON on stderr, for programs");
   app.set_version_flag("--version", "everportctl " EVERPORT_VERSION);
   app.fallthrough();

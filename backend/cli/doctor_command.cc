@@ -87,7 +87,7 @@ void FindDaemonsConfig(const Client& client, DoctorFacts& facts) {
     }
     if (file.empty() || file[0] != '/') file = absl::StrCat("/proc/", process.pid, "/cwd/", file);
     const auto config = LoadConfig(facts.root.prefix() + file);
-    if (!config.ok() || config->daemon.run_dir + "/api.sock" != client.http().socket_path()) continue;
+    if (!config.ok() || config->daemon.run_dir + "/api.sock" != client.http().name()) continue;
     facts.daemon = config->daemon;
     return;
   }

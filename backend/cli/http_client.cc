@@ -1,27 +1,22 @@
 #include "backend/cli/http_client.h"
 
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/beast/core/basic_stream.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http.hpp>
-#include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "backend/base/unix_address.h"
+#include "backend/cli/http_exchange.h"
+#include "backend/cli/tls_transport.h"
 
 namespace everport::cli {
 namespace {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
-namespace http = boost::beast::http;
 using boost::system::error_code;
 using Local = asio::local::stream_protocol;
-using Stream = beast::basic_stream<Local, asio::io_context::executor_type>;
-using Clock = std::chrono::steady_clock;
-
-constexpr size_t kMaxReply = 64 * 1024 * 1024;
 
 absl::Status ConnectError(const std::string& path, const error_code& error) {
   const std::string what = absl::StrCat(path, ": ", error.message());
@@ -31,52 +26,15 @@ absl::Status ConnectError(const std::string& path, const error_code& error) {
   return absl::UnavailableError(absl::StrCat(what, "; start everportd, or name its API socket with --api"));
 }
 
-// One request on its way, by asynchronous steps, so that each has a deadline and the wait can be watched.
-class Exchange {
+class UnixConnection {
  public:
-  Exchange(const std::string& path, std::chrono::milliseconds timeout) : path_(path), timeout_(timeout), stream_(io_) {
-    parser_.body_limit(kMaxReply);
-  }
+  UnixConnection(const std::string& path, std::chrono::milliseconds timeout)
+      : path_(path), timeout_(timeout), stream_(io_) {}
 
-  absl::StatusOr<HttpReply> Do(http::request<http::string_body> request, const HttpClient::Waiting& waiting) {
-    if (absl::Status status = Connect(); !status.ok()) return status;
-    request_ = std::move(request);
-    stream_.expires_after(timeout_);
-    http::async_write(stream_, request_, [this](error_code, size_t) {
-      // A server that refuses a request may close before it has read all of it: its answer counts, not the failed
-      // write.
-      http::async_read(stream_, buffer_, parser_, [this](error_code error, size_t) { done_ = error; });
-    });
-    Wait(waiting);
-    if (*done_) return Broken(*done_);
-    return HttpReply{static_cast<int>(parser_.get().result_int()), std::move(parser_.get().body())};
-  }
+  asio::io_context& io() { return io_; }
+  auto& stream() { return stream_; }
+  std::string host() const { return "everport"; }
 
-  absl::Status Lines(const http::request<http::string_body>& request, const std::function<bool(std::string_view)>& line,
-                     const std::function<absl::Status(const HttpReply&)>& refused) {
-    if (absl::Status status = Connect(); !status.ok()) return status;
-    stream_.expires_after(timeout_);
-    Await([&](auto done) { http::async_write(stream_, request, done); });  // as in Do, the answer counts
-    parser_.body_limit(boost::none);
-    error_code error = Await([&](auto done) { http::async_read_header(stream_, buffer_, parser_, done); });
-    if (error) return Broken(error);
-    std::string& body = parser_.get().body();
-    if (parser_.get().result() != http::status::ok) {
-      Await([&](auto done) { http::async_read(stream_, buffer_, parser_, done); });
-      return refused(HttpReply{static_cast<int>(parser_.get().result_int()), body});
-    }
-    stream_.expires_never();
-    while (true) {
-      for (size_t end; (end = body.find('\n')) != std::string::npos; body.erase(0, end + 1)) {
-        if (!line(std::string_view(body).substr(0, end))) return absl::OkStatus();
-      }
-      if (parser_.is_done()) return absl::OkStatus();
-      error = Await([&](auto done) { http::async_read_some(stream_, buffer_, parser_, done); });
-      if (error) return Broken(error);
-    }
-  }
-
- private:
   absl::Status Connect() {
     if (absl::Status status = UnixAddress::Of(path_).status(); !status.ok()) return status;
     error_code error;
@@ -84,26 +42,7 @@ class Exchange {
     return error ? ConnectError(path_, error) : absl::OkStatus();
   }
 
-  // Runs one asynchronous step, which start begins, to its end.
-  template <typename Start>
-  error_code Await(const Start& start) {
-    error_code result;
-    start([&](error_code error, size_t) { result = error; });
-    io_.restart();
-    io_.run();
-    return result;
-  }
-
-  void Wait(const HttpClient::Waiting& waiting) {
-    const auto start = Clock::now();
-    while (!done_) {
-      io_.run_one_for(std::chrono::seconds(1));
-      const auto waited = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
-      if (!done_ && waiting && waited.count() >= 2) waiting(waited);
-    }
-  }
-
-  absl::Status Broken(const error_code& error) const {
+  absl::Status Broken(const error_code& error, bool) const {
     if (error == beast::error::timeout) {
       return absl::DeadlineExceededError(absl::StrCat(
           path_, ": no answer within ", static_cast<double>(timeout_.count()) / 1000, " s; see the log of everportd"));
@@ -112,40 +51,55 @@ class Exchange {
         absl::StrCat(path_, ": the answer broke off: ", error.message(), "; see the log of everportd"));
   }
 
+ private:
   const std::string path_;
   const std::chrono::milliseconds timeout_;
   asio::io_context io_;
-  Stream stream_;
-  beast::flat_buffer buffer_;
-  http::request<http::string_body> request_;
-  http::response_parser<http::string_body> parser_;
-  std::optional<error_code> done_;
+  beast::basic_stream<Local, asio::io_context::executor_type> stream_;
 };
 
-http::request<http::string_body> MakeRequest(const std::string& method, const std::string& target,
-                                             const std::string& body) {
-  http::request<http::string_body> request;
-  request.method_string(method);
-  request.target(target);
-  request.version(11);
-  request.set(http::field::host, "everport");
-  request.keep_alive(false);
-  if (!body.empty()) request.set(http::field::content_type, "application/json");
-  request.body() = body;
-  request.prepare_payload();
-  return request;
-}
+class UnixTransport : public HttpTransport {
+ public:
+  UnixTransport(std::string path, std::chrono::milliseconds timeout) : path_(std::move(path)), timeout_(timeout) {}
+  absl::StatusOr<HttpReply> Do(const Request& request, const Waiting& waiting) const override {
+    UnixConnection connection(path_, timeout_);
+    return HttpExchange(connection, timeout_).Do(request, waiting);
+  }
+  absl::Status Lines(const Request& request, const std::function<bool(std::string_view)>& line,
+                     const std::function<absl::Status(const HttpReply&)>& refused) const override {
+    UnixConnection connection(path_, timeout_);
+    return HttpExchange(connection, timeout_).Lines(request, line, refused);
+  }
+
+ private:
+  const std::string path_;
+  const std::chrono::milliseconds timeout_;
+};
 
 }  // namespace
 
-absl::StatusOr<HttpReply> HttpClient::Do(const std::string& method, const std::string& target, const std::string& body,
-                                         const Waiting& waiting) const {
-  return Exchange(socket_path_, timeout_).Do(MakeRequest(method, target, body), waiting);
-}
+HttpClient::HttpClient(std::string socket_path, std::chrono::milliseconds timeout)
+    : name_(socket_path), transport_(std::make_shared<UnixTransport>(std::move(socket_path), timeout)) {}
 
-absl::Status HttpClient::Lines(const std::string& target, const std::function<bool(std::string_view)>& line,
-                               const std::function<absl::Status(const HttpReply&)>& refused) const {
-  return Exchange(socket_path_, timeout_).Lines(MakeRequest("GET", target, ""), line, refused);
+absl::StatusOr<HttpClient> HttpClient::Open(const std::string& target, const TlsFiles& files,
+                                            std::chrono::milliseconds timeout) {
+  if (absl::StartsWith(target, "http://")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        target, ": the API over TCP is spoken with TLS alone; write https://, and give --cert, --key and --ca"));
+  }
+  if (absl::StartsWith(target, "https://")) {
+    auto where = ParseHttpsTarget(target);
+    if (!where.ok()) return where.status();
+    auto transport = OpenTlsTransport(*where, files, timeout);
+    if (!transport.ok()) return transport.status();
+    return HttpClient(where->url, true, *std::move(transport));
+  }
+  const std::string path(absl::StripPrefix(target, "unix:"));
+  if (path.empty() || absl::StrContains(path, "://")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", target, "\": no way to a daemon's API; give the path of its api.sock, or https://HOST:PORT"));
+  }
+  return HttpClient(path, timeout);
 }
 
 }  // namespace everport::cli

@@ -211,6 +211,12 @@ bool ValidPciAddress(absl::string_view address) {
          hex(parts[3], 1, 1) && parts[3][0] <= '7' && address.find('.') > address.rfind(':');
 }
 
+std::string AbsolutePathFault(absl::string_view path) {
+  if (path.empty() || path[0] != '/') return absl::StrCat(Quote(path), " is not an absolute path; begin it with '/'");
+  if (path.find('\0') != path.npos) return absl::StrCat(Quote(path), " holds a NUL byte; take it out");
+  return "";
+}
+
 std::string SocketPathFault(absl::string_view path) {
   if (path.empty()) return "no socket is given; give the path of QEMU's -chardev socket";
   if (path[0] != '/') return absl::StrCat(Quote(path), " is not an absolute path; begin it with '/'");

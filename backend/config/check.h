@@ -67,6 +67,8 @@ inline constexpr absl::string_view kNameMend =
 bool ValidPciAddress(absl::string_view address);
 // Empty if `path` will do as a unix socket's; else "cause; mend".
 std::string SocketPathFault(absl::string_view path);
+// Empty if `path` is absolute and can be a file's; else "cause; mend".
+std::string AbsolutePathFault(absl::string_view path);
 // "0 is out of range; use 1 to 16"
 std::string RangeFault(absl::string_view value, int64_t min, int64_t max);
 

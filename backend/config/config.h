@@ -4,6 +4,7 @@
 // One file serves everport-keeper and everportd. Pure; any thread.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,17 @@ struct PortConfig {
   bool operator==(const PortConfig&) const = default;
 };
 
+// [daemon.listen]: the API over TCP, with TLS on both sides. Paths are absolute, files PEM.
+struct ListenConfig {
+  std::string address;             // as written: "0.0.0.0:9440", "[::]:9440"
+  std::string ip;                  // of address, without brackets
+  uint16_t port = 0;               // of address, never 0
+  std::string certificate, key;    // the daemon's own, with what intermediate certificates there are
+  std::string ca;                  // whose certificates clients have
+  std::vector<std::string> allow;  // names (CN or SAN) of clients that may connect; empty: all of the CA
+  bool operator==(const ListenConfig&) const = default;
+};
+
 struct DaemonConfig {
   std::string name = "everport";
   std::string run_dir = "/run/everport";
@@ -52,6 +64,7 @@ struct DaemonConfig {
   enum class Memory { kAuto, kHugepages, kOrdinary } memory = Memory::kAuto;
   uint32_t max_sleep_us = 250;  // 0: always poll; at most 1,000,000
   std::string log_level = "info";
+  std::optional<ListenConfig> listen;
   bool operator==(const DaemonConfig&) const = default;
 };
 

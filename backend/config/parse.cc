@@ -73,12 +73,6 @@ class Converter {
   Source& source_;
 };
 
-std::string FolderFault(absl::string_view path) {
-  if (path.empty() || path[0] != '/') return absl::StrCat(Quote(path), " is not an absolute path; begin it with '/'");
-  if (path.find('\0') != path.npos) return absl::StrCat(Quote(path), " holds a NUL byte; take it out");
-  return "";
-}
-
 void ReadPollers(const Table& table, std::vector<unsigned>& cpus) {
   const boost::json::value* value = table.Find("pollers");
   const std::string path = table.PathOf("pollers");
@@ -118,7 +112,7 @@ void CheckDaemon(const Table& table, const DaemonConfig& daemon) {
   };
   if (!ValidName(daemon.name)) fail("name", absl::StrCat(Quote(daemon.name), " is not a daemon name; ", kNameMend));
   for (const auto& [key, path] : {std::pair{"run_dir", daemon.run_dir}, std::pair{"state_dir", daemon.state_dir}}) {
-    if (const std::string fault = FolderFault(path); !fault.empty()) fail(key, fault);
+    if (const std::string fault = AbsolutePathFault(path); !fault.empty()) fail(key, fault);
   }
   constexpr size_t kMaxRunDir = kMaxSocketPath - absl::string_view("/keeper.sock").size();
   if (daemon.run_dir.size() > kMaxRunDir) {
@@ -147,10 +141,8 @@ DaemonConfig ReadDaemon(const Table& table) {
     idle.AllowOnly({"max_sleep_us"});
     idle.Read("max_sleep_us", daemon.max_sleep_us, kMaxSleepUs);
   }
-  if (table.Has("listen")) {
-    table.source().Fail(table.PathOf("listen"),
-                        "the API over TCP is not available yet in this version; remove the table and use api.sock",
-                        absl::StatusCode::kUnimplemented);
+  if (const auto* object = table.TableAt("listen")) {
+    daemon.listen = ReadListen(Table(table.source(), *object, table.PathOf("listen")));
   }
   CheckDaemon(table, daemon);
   return daemon;

@@ -181,6 +181,25 @@ std::vector<const boost::json::object*> Table::TablesAt(absl::string_view key, a
   return tables;
 }
 
+std::vector<std::string> Table::StringsAt(absl::string_view key) const {
+  std::vector<std::string> texts;
+  const boost::json::value* value = Find(key);
+  if (!value) return texts;
+  const auto* list = value->if_array();
+  if (!list) {
+    source_.Fail(PathOf(key), WrongType(*value, "a list of strings"));
+    return texts;
+  }
+  for (size_t i = 0; i < list->size(); ++i) {
+    if (const auto* text = (*list)[i].if_string()) {
+      texts.emplace_back(text->data(), text->size());
+    } else {
+      source_.Fail(Join(PathOf(key), i), WrongType((*list)[i], "a string"));
+    }
+  }
+  return texts;
+}
+
 std::optional<int64_t> ReadInteger(Source& source, const boost::json::value& value, const std::string& path,
                                    int64_t min, int64_t max) {
   if (!value.is_int64() && !value.is_uint64()) {

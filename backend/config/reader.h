@@ -84,6 +84,8 @@ class Table {
   // The tables of an array of tables, nullptr for what is none (with a fault noted); toml: how it is written in a file
   // ("[[port]]").
   std::vector<const boost::json::object*> TablesAt(absl::string_view key, absl::string_view toml) const;
+  // A list of strings; empty if the key is not there, or with a fault noted.
+  std::vector<std::string> StringsAt(absl::string_view key) const;
   const boost::json::value* Find(absl::string_view key) const { return object_.if_contains({key.data(), key.size()}); }
 
   std::string PathOf(absl::string_view key) const { return Join(path_, key); }
@@ -102,6 +104,9 @@ std::optional<int64_t> ReadInteger(Source& source, const boost::json::value& val
                                    int64_t min, int64_t max);
 // "is the string "x" where a table is wanted": what a value is, for messages.
 std::string Describe(const boost::json::value& value);
+
+// [daemon.listen], with the faults of each key.
+ListenConfig ReadListen(const Table& table);
 
 // One port, without the rules of FindProblem.
 PortConfig ReadPort(const Table& table);

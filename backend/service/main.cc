@@ -9,8 +9,10 @@
 #include <boost/asio/signal_set.hpp>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "absl/time/clock.h"
+#include "backend/api/tls_listener.h"
 #include "backend/base/log.h"
 #include "backend/config/config.h"
 #include "backend/config/preflight.h"
@@ -50,13 +52,21 @@ void WaitForSignal(boost::asio::signal_set& signals, boost::asio::io_context& io
   });
 }
 
+int Check(const std::string& file, const Config& config) {
+  std::vector<std::string> missing = Preflight(config, PreflightFor::kDaemon, {"", AllowedCpus()});
+  if (config.daemon.listen) {
+    const auto now = absl::ToUnixSeconds(absl::Now());
+    const TlsInspection found = InspectTlsFiles(FilesOf(*config.daemon.listen), TlsSide::kServer, now);
+    for (const std::string& line : found.warnings) std::cerr << "everportd: warning: " << line << "\n";
+    missing.insert(missing.end(), found.faults.begin(), found.faults.end());
+  }
+  return ReportPreflight("everportd", file, config, missing);
+}
+
 int Run(const Arguments& arguments, absl::Time started) {
   absl::StatusOr<Config> config = LoadConfig(arguments.config);
   if (!config.ok()) return ReportRefused("everportd", config.status());
-  if (arguments.check) {
-    return ReportPreflight("everportd", arguments.config, *config,
-                           Preflight(*config, PreflightFor::kDaemon, {"", AllowedCpus()}));
-  }
+  if (arguments.check) return Check(arguments.config, *config);
   const std::string level = arguments.log_level.empty() ? config->daemon.log_level : arguments.log_level;
   InitLogging("everportd", level);
   BlockRealtimeSignals();

@@ -38,6 +38,7 @@ Service::Service(boost::asio::io_context& io, Config config, std::string config_
 
 Service::~Service() {
   api_.reset();
+  listener_.reset();
   const auto gone = std::exchange(ports_, {});  // before the pollers and the pools they use
 }
 
@@ -46,6 +47,7 @@ Service::~Service() {
 bool Service::Stop() {
   const bool idle = devices_.Finish(kStopWait);
   api_.reset();
+  listener_.reset();
   std::exchange(ports_, {}).clear();
   return idle && devices_.Finish(kCloseWait);
 }
@@ -73,6 +75,10 @@ absl::Status Service::Start() {
   auto api = ApiServer::Listen(io_, *this, config_.daemon.run_dir + "/api.sock");
   if (!api.ok()) return api.status();
   api_ = std::move(*api);
+  listener_ = std::make_unique<TlsListener>(io_, *this, [this](const std::string& message, bool warning) {
+    events_.Add("", "api", message, warning);
+  });
+  listener_->Configure(config_.daemon.listen);
   if (absl::Status status = LoadPorts(); !status.ok()) return status;
   SampleLater();
   WatchHealth();

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "backend/api/http_server.h"
 #include "backend/api/service_api.h"
+#include "backend/api/tls_listener.h"
 #include "backend/config/config.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/poller_group.h"
@@ -54,6 +55,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::vector<PollerView> Pollers() const override;
   std::vector<PlacementRow> Placement() const override;
   HealthView Health() const override;
+  std::optional<ListenerView> Listener() const override { return listener_ ? listener_->View() : std::nullopt; }
   std::vector<EventView> RecentEvents() const override { return events_.Recent(); }
   int SubscribeEvents(std::function<void(const EventView&)> listener) override {
     return events_.Subscribe(std::move(listener));
@@ -85,6 +87,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void NoteProgress();
   StartupView Startup() const;
   void RefuseReload(const std::string& reason);
+  void ReloadDaemon(const DaemonConfig& next);
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
@@ -126,6 +129,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   int attaching_ = 0;  // `add` requests without an answer yet
   std::set<std::string> reattached_;
   std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<TlsListener> listener_;
 
   boost::asio::steady_timer sample_timer_;
   boost::asio::steady_timer health_timer_;

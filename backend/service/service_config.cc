@@ -116,11 +116,22 @@ void Service::Reload() {
   if (absl::Status status = CheckContractsKept(Configs(), config_.contracts, together, next->contracts); !status.ok())
     return RefuseReload(absl::StrCat(config_path_, ": ", std::string(status.message())));
   reload_error_.clear();
-  if (next->daemon != config_.daemon)
-    events_.Add("", "config", absl::StrCat(config_path_, ": changes of [daemon] take effect with a restart"), true);
   config_.contracts = std::move(next->contracts);
+  ReloadDaemon(next->daemon);
   Apply(next->ports);
   config_.ports = std::move(next->ports);
+}
+
+// The listener's files may be new ones whatever the configuration says. Ports do not wait for what is wrong with them.
+void Service::ReloadDaemon(const DaemonConfig& next) {
+  listener_->Configure(next.listen);
+  config_.daemon.listen = next.listen;
+  if (next != config_.daemon) {
+    events_.Add("", "config",
+                absl::StrCat(config_path_,
+                             ": changes of [daemon] take effect with a restart, but for those of [daemon.listen]"),
+                true);
+  }
 }
 
 void Service::RefuseReload(const std::string& reason) {

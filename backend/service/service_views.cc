@@ -68,6 +68,9 @@ HealthView Service::Health() const {
     health.problems.push_back(absl::StrCat("port ", name, ": ", ChoiceNotSaved()));
   if (!reload_error_.empty())
     health.problems.push_back(absl::StrCat("configuration: ", reload_error_, "; then run: systemctl reload everportd"));
+  if (const auto listener = Listener()) {
+    health.problems.insert(health.problems.end(), listener->problems.begin(), listener->problems.end());
+  }
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
   const auto slow = devices_.slow();

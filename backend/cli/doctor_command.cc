@@ -109,6 +109,10 @@ void PrintFindings(const Client& client, const std::vector<Finding>& findings) {
 }  // namespace
 
 absl::Status RunDoctor(const Client& client, const DoctorOptions& options) {
+  if (client.http().over_tcp()) {
+    return absl::FailedPreconditionError(absl::StrCat("doctor: looks at the files of its own host, and ",
+                                                      client.http().name(), " may be another; run it there"));
+  }
   DoctorFacts facts;
   facts.root = HostRoot(options.root);
   facts.run_version = [&](const std::string& exe) { return RunVersion(options.root + exe); };

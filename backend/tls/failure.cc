@@ -114,6 +114,9 @@ std::string DescribeRefusal(int alert, const TlsContext& own, int64_t now) {
     case SSL_AD_UNKNOWN_CA:
       return absl::StrCat(refused, "its CA (", mine.issuer,
                           ") is not in the server's [daemon.listen] ca; use a certificate of that CA");
+    case SSL_AD_DECRYPT_ERROR:
+      return absl::StrCat(refused, "its CA (", mine.issuer,
+                          ") is another than the one of that name in the server's [daemon.listen] ca; issue it anew");
     case SSL_AD_UNSUPPORTED_CERTIFICATE:
       return absl::StrCat(refused, "it is not one for clients; issue it with extendedKeyUsage = clientAuth");
     case SSL_AD_CERTIFICATE_REVOKED:
@@ -126,7 +129,7 @@ std::string DescribeRefusal(int alert, const TlsContext& own, int64_t now) {
       return absl::StrCat(refused, WordsOfAlert(alert), "; the log of everportd there says why");
     case SSL_AD_ACCESS_DENIED:
       return absl::StrCat(refused, "it is not allowed; see [daemon.listen] allow there");
-    case 116:  // certificate_required, which TLS 1.3 alone has
+    case SSL_AD_CERTIFICATE_REQUIRED:
       return "the server wants a client certificate; give --cert and --key";
     case SSL_AD_PROTOCOL_VERSION:
       return "the server has no TLS version in common (1.2 and 1.3 are spoken here); is it everportd's address?";

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,7 @@ class FakeService : public ServiceApi {
   std::vector<PlacementRow> placement;
   HealthView health{.ready = true, .keeper = "connected", .problems = {}, .startup = {}};
   std::vector<EventView> events;
+  std::optional<ListenerView> tcp;
   bool hold = false;
   std::vector<std::string> uplink_errors;   // of ports added from now on
   std::vector<std::function<void()>> held;  // answers not given yet
@@ -75,6 +77,7 @@ class FakeService : public ServiceApi {
   std::vector<PollerView> Pollers() const override { return pollers; }
   std::vector<PlacementRow> Placement() const override { return placement; }
   HealthView Health() const override { return health; }
+  std::optional<ListenerView> Listener() const override { return tcp; }
   std::vector<EventView> RecentEvents() const override { return events; }
   int SubscribeEvents(std::function<void(const EventView&)> listener) override {
     listeners_[++last_listener_] = std::move(listener);

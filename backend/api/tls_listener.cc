@@ -19,6 +19,7 @@
 #include "backend/api/refusal_log.h"
 #include "backend/tls/context.h"
 #include "backend/tls/failure.h"
+#include "backend/tls/listen_files.h"
 
 namespace everport {
 namespace {
@@ -206,7 +207,7 @@ void TlsListener::Impl::Apply() {
 }
 
 absl::Status TlsListener::Impl::TakeFiles() {
-  auto context = TlsContext::Load(FilesOf(*config_), TlsSide::kServer, Now());
+  auto context = TlsContext::Load(ListenFiles(*config_), TlsSide::kServer, Now());
   if (!context.ok()) return context.status();
   const CertificateInfo& now = (*context)->own();
   const bool renewed = context_ && context_->own().not_after != now.not_after;
@@ -395,15 +396,6 @@ void TlsListener::Configure(const std::optional<ListenConfig>& config) {
 
 std::optional<ListenerView> TlsListener::View() const {
   return impl_->View();
-}
-
-TlsFiles FilesOf(const ListenConfig& config) {
-  return {.certificate = config.certificate,
-          .key = config.key,
-          .ca = config.ca,
-          .certificate_label = "daemon.listen.certificate",
-          .key_label = "daemon.listen.key",
-          .ca_label = "daemon.listen.ca"};
 }
 
 }  // namespace everport

@@ -9,7 +9,6 @@
 #include "backend/api/api_limits.h"
 #include "backend/api/service_api.h"
 #include "backend/config/config.h"
-#include "backend/tls/files.h"
 
 namespace everport {
 
@@ -38,8 +37,5 @@ class TlsListener {
   class Impl;
   const std::shared_ptr<Impl> impl_;
 };
-
-// The listener's files, as messages name them: "daemon.listen.key: /etc/…: …".
-TlsFiles FilesOf(const ListenConfig& config);
 
 }  // namespace everport

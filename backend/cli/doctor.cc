@@ -74,9 +74,9 @@ void ExamineHugepages(const DoctorFacts& facts, std::vector<Finding>& findings) 
   }
 }
 
-// Problems of the keeper and of uplinks have findings of their own.
+// Problems of the keeper, of the API over TCP and of uplinks have findings of their own.
 bool SaidElsewhere(const DoctorFacts& facts, const std::string& problem) {
-  if (absl::StartsWith(problem, "keeper: ")) return true;
+  if (absl::StartsWith(problem, "keeper: ") || absl::StartsWith(problem, kListenProblem)) return true;
   for (const DoctorPort& port : facts.ports) {  // by its place, as what it says may have changed since
     for (size_t i = 0; i < port.uplink_errors.size(); ++i) {
       const std::string uplink = absl::StrCat("port ", port.config.name, ": uplink ", i);
@@ -147,6 +147,7 @@ std::vector<Finding> Examine(const DoctorFacts& facts) {
         {Level::kWarn, "ports",
          "unknown without the daemon; give --config /etc/everport/everport.toml to look at them all the same"});
   }
+  ExamineListener(facts, findings);
   ExamineHost(facts, findings);
   for (const DoctorPort& port : facts.ports) {
     ExamineSocket(facts, port, findings);

@@ -51,11 +51,15 @@ std::vector<Finding> Examine(const DoctorFacts& facts);
 
 // The parts of Examine; each appends what it finds.
 void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings);
+void ExamineListener(const DoctorFacts& facts, std::vector<Finding>& findings);
 void ExamineHost(const DoctorFacts& facts, std::vector<Finding>& findings);
 void ExamineSocket(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineQemu(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExaminePath(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
+
+// What the daemon's problems of [daemon.listen] begin with.
+inline constexpr const char* kListenProblem = "daemon.listen.";
 
 // The QEMU whose chardev has this socket, and that chardev's argument.
 struct QemuProcess {

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "backend/api/tls_listener.h"
 #include "backend/base/log.h"
 #include "backend/config/config.h"
 #include "backend/config/preflight.h"
 #include "backend/service/service.h"
+#include "backend/tls/listen_files.h"
 #include "numa/topology.h"
 
 namespace everport {
@@ -56,7 +56,7 @@ int Check(const std::string& file, const Config& config) {
   std::vector<std::string> missing = Preflight(config, PreflightFor::kDaemon, {"", AllowedCpus()});
   if (config.daemon.listen) {
     const auto now = absl::ToUnixSeconds(absl::Now());
-    const TlsInspection found = InspectTlsFiles(FilesOf(*config.daemon.listen), TlsSide::kServer, now);
+    const TlsInspection found = InspectTlsFiles(ListenFiles(*config.daemon.listen), TlsSide::kServer, now);
     for (const std::string& line : found.warnings) std::cerr << "everportd: warning: " << line << "\n";
     missing.insert(missing.end(), found.faults.begin(), found.faults.end());
   }

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <openssl/err.h>
+#include <openssl/x509_vfy.h>
 
 #include "absl/strings/str_cat.h"
 #include "backend/tls/handles.h"
@@ -25,8 +26,14 @@ int NoteVerified(int ok, X509_STORE_CTX* store) {
   peer->verify_error = ok ? 0 : X509_STORE_CTX_get_error(store);
   peer->depth = X509_STORE_CTX_get_error_depth(store);
   // It goes from the root to the other side's own: the last one stays.
-  if (const X509* certificate = X509_STORE_CTX_get_current_cert(store)) {
-    peer->certificate = DescribeCertificate(certificate);
+  const X509* const certificate = X509_STORE_CTX_get_current_cert(store);
+  if (!certificate) return ok;
+  peer->certificate = DescribeCertificate(certificate);
+  if (peer->depth > 0 && IsOfUnknownCa(peer->verify_error)) {  // what is not known above it is its own fault
+    const std::string issuer = peer->certificate.issuer;
+    peer->certificate = DescribeCertificate(X509_STORE_CTX_get0_cert(store));
+    peer->certificate.issuer = issuer;
+    peer->depth = 0;
   }
   return ok;
 }
@@ -85,6 +92,20 @@ absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::Load(const TlsFile
 
 TlsContext::~TlsContext() {
   SSL_CTX_free(context_);
+}
+
+bool IsOfUnknownCa(int verify_error) {
+  switch (verify_error) {
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+    case X509_V_ERR_CERT_SIGNATURE_FAILURE:  // a CA of the same name
+      return true;
+    default:
+      return false;
+  }
 }
 
 void WatchPeer(ssl_st* connection, TlsPeer* peer) {

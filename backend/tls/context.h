@@ -46,6 +46,9 @@ struct TlsPeer {
   CertificateInfo certificate;  // at fault, or else the other side's own; empty subject: none came
 };
 
+// That verification ended where no CA of ours is.
+bool IsOfUnknownCa(int verify_error);
+
 // Notes in *peer what the connection's verification finds; peer outlives it. Before the handshake.
 void WatchPeer(ssl_st* connection, TlsPeer* peer);
 // The server's certificate must have this name (or IP address), and the server is told it (SNI).

@@ -42,20 +42,6 @@ bool IsPlainHttp(unsigned long ssl) {
   return IsNoTls(ssl) && (reason == SSL_R_HTTP_REQUEST || reason == SSL_R_HTTPS_PROXY_REQUEST);
 }
 
-bool IsOfUnknownCa(int verify_error) {
-  switch (verify_error) {
-    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
-    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
-    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
-    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
-    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
-    case X509_V_ERR_CERT_SIGNATURE_FAILURE:  // a CA of the same name
-      return true;
-    default:
-      return false;
-  }
-}
-
 // "certificate of 10.0.0.7 (CN=host-a)", or that of one of its CAs.
 std::string Named(const std::string& whose, const TlsPeer& peer) {
   return absl::StrCat(peer.depth > 0 ? "CA's certificate behind that of " : "certificate of ", whose, " (",

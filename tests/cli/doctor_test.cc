@@ -14,6 +14,7 @@
 #include "backend/base/unique_fd.h"
 #include "backend/base/unix_address.h"
 #include "backend/cli/run_version.h"
+#include "tests/fakes/certificates.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace everport::cli {
@@ -27,6 +28,7 @@ using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 auto Is(Level level, const std::string& object, const std::string& text) {
   return AllOf(Field(&Finding::level, level), Field(&Finding::object, object), Field(&Finding::text, HasSubstr(text)));
@@ -531,6 +533,83 @@ TEST(RunVersionTest, DoesNotRunWhatOthersMayWrite) {
   fs::permissions(program, fs::perms(0777));
   EXPECT_EQ(RunVersion(program).status().code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(RunVersion(dir / "none").status().code(), absl::StatusCode::kNotFound);
+}
+
+// [daemon.listen] with files below the test's root.
+class DoctorListenerTest : public DoctorTest {
+ protected:
+  DoctorListenerTest() {
+    facts.daemon = DaemonConfig{};
+    facts.daemon->listen = ListenConfig{.address = "0.0.0.0:9440",
+                                        .ip = "0.0.0.0",
+                                        .port = 9440,
+                                        .certificate = "/host.crt",
+                                        .key = "/host.key",
+                                        .ca = "/ca.crt",
+                                        .allow = {}};
+    dir.Write("ca.crt", ca.pem());
+    Issue(90);
+  }
+  void Issue(int64_t days) {
+    const auto issued = ca.Issue({.ends = days * 86400});
+    dir.Write("host.crt", issued.certificate);
+    std::filesystem::permissions(dir.Write("host.key", issued.key), std::filesystem::perms::owner_read);
+  }
+  std::vector<Finding> Found() {
+    std::vector<Finding> findings;
+    ExamineListener(facts, findings);
+    return findings;
+  }
+  fakes::FakeCa ca;
+};
+
+TEST_F(DoctorListenerTest, GoodCertificateIsToldWithItsEnd) {
+  const auto found = Found();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].level, Level::kOk);
+  EXPECT_THAT(found[0].text, StartsWith("0.0.0.0:9440, certificate (CN=host-a) valid until 20"));
+  facts.daemon->listen.reset();
+  EXPECT_TRUE(Found().empty());
+}
+
+TEST_F(DoctorListenerTest, CertificateThatEndsWithin30DaysIsWarnedOf) {
+  Issue(29);
+  const auto found = Found();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].level, Level::kWarn);
+  EXPECT_THAT(found[0].text,
+              StartsWith("daemon.listen.certificate: /host.crt: the certificate (CN=host-a) expires on 20"));
+  EXPECT_THAT(found[0].text, HasSubstr("; renew it, and run: systemctl reload everportd"));
+}
+
+TEST_F(DoctorListenerTest, FaultsOfFilesAreFailures) {
+  Issue(-1);
+  dir.Write("ca.crt", "none");
+  const auto found = Found();
+  ASSERT_EQ(found.size(), 2u);
+  for (const Finding& finding : found) EXPECT_EQ(finding.level, Level::kFail) << finding.text;
+  EXPECT_THAT(found[0].text, HasSubstr("/host.crt: the certificate (CN=host-a) expired on "));
+  EXPECT_THAT(found[1].text, StartsWith("daemon.listen.ca: /ca.crt: holds no PEM certificate"));
+}
+
+TEST_F(DoctorListenerTest, WhatTheDaemonSaysIsSaidOnceEach) {
+  const std::string in_force =
+      "daemon.listen.certificate: /host.crt: the certificate in force expires on 2026-01-01; renew it";
+  const std::string address = "daemon.listen.address: 0.0.0.0:9440: Address already in use; choose another port";
+  facts.health->problems = {in_force, address};
+  auto found = Found();  // the file is a newer one
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_EQ(found[0].text, in_force);
+  EXPECT_EQ(found[1].text, address);
+  EXPECT_EQ(found[1].level, Level::kWarn);
+  EXPECT_EQ(found[2].level, Level::kOk);
+  Issue(3);
+  found = Found();
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].text, address);
+  std::vector<Finding> daemon;
+  ExamineDaemon(facts, daemon);
+  for (const Finding& finding : daemon) EXPECT_THAT(finding.text, testing::Not(HasSubstr("daemon.listen")));
 }
 
 }  // namespace

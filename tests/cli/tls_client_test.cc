@@ -278,6 +278,7 @@ class FullBacklog {
   explicit FullBacklog(const ListenConfig& where) : acceptor_(io_) {
     const boost::asio::ip::tcp::endpoint endpoint(boost::asio::ip::make_address(where.ip), where.port);
     acceptor_.open(endpoint.protocol());
+    acceptor_.set_option(boost::asio::socket_base::reuse_address(true));
     acceptor_.bind(endpoint);
     acceptor_.listen(0);
     for (int i = 0; i < 8; ++i) {

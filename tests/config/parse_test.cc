@@ -73,7 +73,8 @@ bridge = "br0"
                    .poller_cpus = {3, 2},
                    .memory = DaemonConfig::Memory::kOrdinary,
                    .max_sleep_us = 0,
-                   .log_level = "debug"};
+                   .log_level = "debug",
+                   .listen = {}};
   wanted.ports = {{.name = "vm1-net0",
                    .socket = "/run/vms/vm1-net0.sock",
                    .mac = "52:54:00:ab:00:02",
@@ -193,11 +194,64 @@ TEST(ParseConfigError, VdpaDevices) {
               StartsWith("everport.toml:7: port[0].uplink[0].device: \",class=vdpa\" is not a device of DPDK's; "));
 }
 
-TEST(ParseConfigError, ListenIsUnimplemented) {
-  const auto config = ParseConfig("[daemon.listen]\naddress = \"0.0.0.0:9440\"\n", "f");
-  EXPECT_TRUE(absl::IsUnimplemented(config.status()));
-  EXPECT_THAT(std::string(config.status().message()), StartsWith("f:1: daemon.listen: "));
-  EXPECT_THAT(std::string(config.status().message()), HasSubstr("not available yet in this version; "));
+std::string ListenWith(const std::string& address, const std::string& more = "") {
+  return absl::StrCat("[daemon.listen]\naddress = \"", address,
+                      "\"\ncertificate = \"/e/host.crt\"\nkey = \"/e/host.key\"\nca = \"/e/ca.crt\"\n", more);
+}
+
+TEST(ParseConfig, Listen) {
+  EXPECT_FALSE(ParseConfig("[daemon]\n", "f")->daemon.listen);
+  const auto config = ParseConfig(ListenWith("10.0.0.1:9440", "allow = [\"hv2\", \"10.0.0.2\"]\n"), "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  const ListenConfig listen{.address = "10.0.0.1:9440",
+                            .ip = "10.0.0.1",
+                            .port = 9440,
+                            .certificate = "/e/host.crt",
+                            .key = "/e/host.key",
+                            .ca = "/e/ca.crt",
+                            .allow = {"hv2", "10.0.0.2"}};
+  EXPECT_EQ(config->daemon.listen, listen);
+  const auto v6 = ParseConfig(ListenWith("[::]:1"), "f");
+  ASSERT_TRUE(v6.ok()) << v6.status();
+  EXPECT_EQ(v6->daemon.listen->ip, "::");
+  EXPECT_EQ(v6->daemon.listen->port, 1);
+  EXPECT_TRUE(v6->daemon.listen->allow.empty());
+}
+
+TEST(ParseConfigError, ListenAddress) {
+  const auto refusal = [](const char* address) { return Refusal(ListenWith(address)); };
+  EXPECT_EQ(refusal("10.0.0.1"),
+            "everport.toml:2: daemon.listen.address: \"10.0.0.1\" has no port; write ADDRESS:PORT, for example "
+            "\"0.0.0.0:9440\" or \"[::]:9440\"");
+  for (const char* no_port : {"10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:http", "10.0.0.1:-1", "[::]:0"}) {
+    EXPECT_THAT(refusal(no_port), HasSubstr("has no port of 1 to 65535; write")) << no_port;
+  }
+  EXPECT_THAT(refusal("::9440"), HasSubstr("is an IPv6 address without brackets; "));
+  for (const char* no_ip : {"hv1:9440", ":9440", "[10.0.0.1]:9440", "[hv1]:9440", "10.0.0:9440", "*:9440"}) {
+    EXPECT_THAT(refusal(no_ip), HasSubstr("does not begin with an IP address of this host; ")) << no_ip;
+  }
+  EXPECT_THAT(refusal("10.0.0.1:"), HasSubstr("has no port; "));
+}
+
+TEST(ParseConfigError, ListenWantsAllFilesAndKnowsNothingElse) {
+  const auto config = ParseConfig("[daemon.listen]\nadress = \"0.0.0.0:1\"\nkey = \"host.key\"\nca = 1\n", "f");
+  EXPECT_EQ(config.status().message(),
+            "f:1: daemon.listen.certificate: is missing; name the file of this daemon's certificate (PEM)\n"
+            "f:2: daemon.listen.adress: unknown key; did you mean address?\n"
+            "f:3: daemon.listen.key: \"host.key\" is not an absolute path; begin it with '/'\n"
+            "f:4: daemon.listen.ca: is the integer 1 where a string is wanted; write a string");
+  EXPECT_THAT(Refusal("daemon.listen = 1\n"), HasSubstr("where a table is wanted"));
+}
+
+TEST(ParseConfigError, ListenAllow) {
+  const auto refusal = [](const char* allow) {
+    return Refusal(ListenWith("0.0.0.0:1", absl::StrCat("allow = ", allow, "\n")));
+  };
+  EXPECT_THAT(refusal("[]"),
+              StartsWith("everport.toml:6: daemon.listen.allow: the list is empty: nobody could connect; "));
+  EXPECT_THAT(refusal("\"hv2\""), HasSubstr("where a list of strings is wanted"));
+  EXPECT_THAT(refusal("[\"hv2\", 3]"), HasSubstr("daemon.listen.allow[1]: is the integer 3 where a string is wanted"));
+  EXPECT_THAT(refusal("[\"\"]"), HasSubstr("daemon.listen.allow[0]: \"\" is no name of a certificate; "));
 }
 
 TEST(ParseConfigError, DaemonKeysAreChecked) {

@@ -24,8 +24,8 @@ using Action = std::function<absl::Status(const Client&)>;
 // What the command line says. action: the verb's, set by the verb that was given.
 struct Options {
   std::string api;
-  TlsFiles tls{.certificate = "/etc/everport/client.crt",
-               .key = "/etc/everport/client.key",
+  TlsFiles tls{.certificate = "/etc/everport/host.crt",
+               .key = "/etc/everport/host.key",
                .ca = "/etc/everport/ca.crt",
                .certificate_label = "--cert",
                .key_label = "--key",

@@ -57,7 +57,8 @@ std::string Stack::ConfigText() const {
       absl::StrCat("[daemon]\nname = \"component\"\nrun_dir = \"", dir_ / "run", "\"\nstate_dir = \"", dir_ / "state",
                    "\"\nkeeper = ", options_.keeper ? "true" : "false", "\nmemory = \"ordinary\"\n",
                    options_.poller_cpu < 0 ? "" : absl::StrCat("pollers = [", options_.poller_cpu, "]\n"),
-                   "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n", options_.tables);
+                   "[daemon.idle]\nmax_sleep_us = ", options_.max_sleep_us, "\n",
+                   options_.listen.empty() ? "" : absl::StrCat("[daemon.listen]\n", options_.listen), options_.tables);
   for (const TestPort& port : ports_) {
     absl::StrAppend(
         &text, "[[port]]\nname = \"", port.name, "\"\nsocket = \"", Socket(port.name), "\"\n",

@@ -22,6 +22,7 @@ struct StackOptions {
   unsigned max_sleep_us = 250;
   int poller_cpu = -1;                               // -1: "auto"
   std::string tables = {};                           // of the configuration, besides [daemon] and the ports
+  std::string listen = {};                           // of [daemon.listen]; empty: no such table
   std::vector<std::string> daemon_environment = {};  // "NAME=value", added to ours
 };
 

@@ -508,8 +508,7 @@ TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
 }
 
 TEST_F(CliTest, WhatComesLaterSaysSo) {
-  for (const auto& args : std::vector<std::vector<std::string>>{
-           {"migrate"}, {"handover"}, {"drain"}, {"--api", "https://host:9440", "ports"}}) {
+  for (const auto& args : std::vector<std::vector<std::string>>{{"migrate"}, {"handover"}, {"drain"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.status, 1);
     EXPECT_THAT(result.err, HasSubstr("not available yet"));

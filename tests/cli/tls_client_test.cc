@@ -10,6 +10,7 @@
 #include <sstream>
 #include <thread>
 
+#include "backend/base/unique_fd.h"
 #include "backend/cli/app.h"
 #include "backend/cli/http_client.h"
 #include "backend/cli/tls_transport.h"
@@ -282,18 +283,15 @@ class FullBacklog {
     acceptor_.bind(endpoint);
     acceptor_.listen(0);
     for (int i = 0; i < 8; ++i) {
-      waiting_.emplace_back(io_);
-      waiting_.back().open(endpoint.protocol());
-      waiting_.back().non_blocking(true);
-      boost::system::error_code ignored;
-      waiting_.back().connect(endpoint, ignored);
+      waiting_.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+      (void)::connect(waiting_.back().get(), endpoint.data(), static_cast<socklen_t>(endpoint.size()));
     }
   }
 
  private:
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_;
-  std::vector<boost::asio::ip::tcp::socket> waiting_;
+  std::vector<UniqueFd> waiting_;
 };
 
 TEST_F(TlsClientTest, HostThatDoesNotAnswerTheConnection) {

@@ -79,5 +79,18 @@ TEST(ExampleConfig, CommentedLinesAreTheDefaults) {
   EXPECT_EQ(*config, *LoadConfig(EVERPORT_EXAMPLE_CONFIG));
 }
 
+// What is off by default is commented out without a space.
+TEST(ExampleConfig, WhatIsOffIsValidToo) {
+  std::ifstream file(EVERPORT_EXAMPLE_CONFIG);
+  std::string uncommented;
+  for (std::string line; std::getline(file, line);) {
+    const bool is_off = line.size() > 1 && line[0] == '#' && line[1] != ' ';
+    uncommented += (is_off ? line.substr(1) : line) + "\n";
+  }
+  const auto config = ParseConfig(uncommented, "uncommented");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->daemon.listen);
+}
+
 }  // namespace
 }  // namespace everport

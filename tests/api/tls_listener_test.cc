@@ -181,7 +181,7 @@ TEST(TlsListenerTest, ClientThatRefusesTheDaemonIsCounted) {
 }
 
 TEST(TlsListenerTest, HalfOpenHandshakesEndInTimeAndHoldNobodyUp) {
-  TlsDaemon daemon({.handshake = milliseconds(300)});
+  TlsDaemon daemon({.handshake = milliseconds(2000)});
   daemon.Configure();
   RawTlsClient silent(daemon.config()), half(daemon.config());
   half.SendPlain(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11));
@@ -202,7 +202,7 @@ TEST(TlsListenerTest, FloodOfHandshakesCostsTheOldestOfThem) {
 }
 
 TEST(TlsListenerTest, RequestThatTricklesEndsInTime) {
-  TlsDaemon daemon({.request = milliseconds(300)});
+  TlsDaemon daemon({.request = milliseconds(1500)});
   daemon.Configure();
   const TlsFiles files = daemon.Client();
   RawTlsClient client(daemon.config());

@@ -152,7 +152,7 @@ TEST_F(TlsClientTest, SelfSignedServer) {
 // The daemon itself takes no such certificate, but the clocks of two hosts differ: its certificate ends while it runs.
 TEST_F(TlsClientTest, ServerThatExpiredInOperation) {
   auto spec = daemon.Spec();
-  spec.ends = 2;
+  spec.ends = 4;
   daemon.WriteFiles(daemon.ca().Issue(spec));
   daemon.Configure();
   const TlsFiles files = daemon.Client();

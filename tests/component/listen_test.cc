@@ -50,23 +50,23 @@ class ListenTest : public testing::Test {
       }
     }
     return absl::StrReplaceAll(commands,
-                               {{"/etc/everport", stack_.dir().path()}, {"10.0.0.1", ip_}, {" -g everport", ""}});
+                               {{"/etc/everport", stack_.dir() / "etc"}, {"10.0.0.1", ip_}, {" -g everport", ""}});
   }
   Said InFolder(const std::string& commands) const {
-    return Call(absl::StrCat("cd ", stack_.dir().path(), " && set -e\n", commands));
+    return Call(absl::StrCat("cd ", stack_.dir().path(), " && mkdir -p etc && set -e\n", commands));
   }
   void SetUp() override {
     const Said made = InFolder(Commands({"openssl", "printf", "install"}));
     ASSERT_EQ(made.status, 0) << made.text;
     const auto path = [&](const char* name) { return absl::StrCat("\"", stack_.dir() / name, "\"\n"); };
-    stack_.options().listen = absl::StrCat("address = \"", ip_, ":9440\"\ncertificate = ", path("host.crt"),
-                                           "key = ", path("host.key"), "ca = ", path("ca.crt"));
+    stack_.options().listen = absl::StrCat("address = \"", ip_, ":9440\"\ncertificate = ", path("etc/host.crt"),
+                                           "key = ", path("etc/host.key"), "ca = ", path("etc/ca.crt"));
     stack_.AddWire("left", "right");
   }
   Said Ctl(const std::string& arguments) const {
     const auto& dir = stack_.dir();
-    return Call(absl::StrCat("timeout 30 ", EVERPORTCTL, " --api https://", ip_, ":9440 --cert ", dir / "host.crt",
-                             " --key ", dir / "host.key", " --ca ", dir / "ca.crt ", arguments));
+    return Call(absl::StrCat("timeout 30 ", EVERPORTCTL, " --api https://", ip_, ":9440 --cert ", dir / "etc/host.crt",
+                             " --key ", dir / "etc/host.key", " --ca ", dir / "etc/ca.crt", " ", arguments));
   }
   Said Check() const {
     return Call(absl::StrCat("timeout 30 ", EVERPORT_DAEMON, " --check --config ", stack_.dir() / "everport.toml"));
@@ -100,12 +100,12 @@ TEST_F(ListenTest, GuidesCertificatesServeAndAreRenewedByReload) {
   EXPECT_EQ(Ctl("ports").status, 0);
 
   // One that is of another key is not taken, and no port waits for it to be mended.
-  ASSERT_EQ(InFolder(Commands({"openssl req -newkey", "openssl x509"}) + "cp hv1.crt host.crt").status, 0);
+  ASSERT_EQ(InFolder(Commands({"openssl req -newkey", "openssl x509"}) + "cp hv1.crt etc/host.crt").status, 0);
   stack_.AddPort({.name = "later", .uplink_kind = "vdev", .uplink_device = "net_null0"});
   Reload("reloaded: 1 added");
   EXPECT_THAT(stack_.Logs(), HasSubstr("is not the key of "));
   EXPECT_THAT(boost::json::serialize(*stack_.Get("/v1/health")), HasSubstr("goes on with what it had before"));
-  ASSERT_EQ(InFolder("cp hv1.key host.key").status, 0);
+  ASSERT_EQ(InFolder("cp hv1.key etc/host.key").status, 0);
   Reload("valid until ");
   EXPECT_EQ(Ctl("ports").status, 0);
 
@@ -119,10 +119,11 @@ TEST_F(ListenTest, GuidesCertificatesServeAndAreRenewedByReload) {
 TEST_F(ListenTest, CheckLooksAtTheFiles) {
   stack_.WriteConfig();
   EXPECT_THAT(Check().text, Not(HasSubstr("daemon.listen")));
-  ASSERT_EQ(InFolder("chmod 0644 host.key").status, 0);
+  ASSERT_EQ(InFolder("chmod 0644 etc/host.key").status, 0);
   const Said open = Check();
   EXPECT_THAT(open.text, HasSubstr("everportd: warning: daemon.listen.key: "));
-  ASSERT_EQ(InFolder("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out host.key; rm ca.crt").status,
+  ASSERT_EQ(InFolder("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out etc/host.key; rm etc/ca.crt")
+                .status,
             0);
   const Said bad = Check();
   EXPECT_EQ(bad.status, 1);
@@ -137,7 +138,7 @@ TEST_F(ListenTest, AddressThatIsTakenHoldsUpNoGuest) {
   ASSERT_OK(other.Start());
   ASSERT_OK(stack_.Start());
   EXPECT_THAT(boost::json::serialize(*stack_.Get("/v1/health")), HasSubstr("Address already in use; another program"));
-  EXPECT_EQ(boost::json::value_to<bool>(stack_.Get("/v1/health")->at("ready")), true);
+  EXPECT_EQ(stack_.Get("/v1/health")->at("ready").as_bool(), true);
   EXPECT_EQ(stack_.PortState("left"), "waiting");
   const size_t from = stack_.daemon().log().size();
   other.KillDaemon();

@@ -4,10 +4,7 @@
 #include <netinet/tcp.h>
 
 #include <boost/asio/ip/address.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/ssl/context.hpp>
 #include <boost/asio/ssl/error.hpp>
-#include <boost/asio/ssl/stream.hpp>
 #include <ctime>
 #include <list>
 #include <map>
@@ -17,6 +14,7 @@
 #include "backend/api/accept_loop.h"
 #include "backend/api/http_session.h"
 #include "backend/api/refusal_log.h"
+#include "backend/api/tls_handshake.h"
 #include "backend/tls/context.h"
 #include "backend/tls/failure.h"
 #include "backend/tls/listen_files.h"
@@ -28,8 +26,6 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 using boost::system::error_code;
 using Tcp = asio::ip::tcp;
-using TcpStream = beast::basic_stream<Tcp, asio::io_context::executor_type>;
-using Stream = asio::ssl::stream<TcpStream>;
 
 constexpr int64_t kExpiryWarning = 30 * 24 * 3600;  // seconds
 
@@ -52,79 +48,14 @@ std::string AddressOf(const Tcp::socket::lowest_layer_type::endpoint_type& endpo
 }
 
 // A client whose certificate has been verified.
-class TlsSession : public HttpSession<Stream> {
+class TlsSession : public HttpSession<TlsStream> {
  public:
-  TlsSession(const std::shared_ptr<SessionSet>& set, Stream stream, CertificateInfo certificate)
+  TlsSession(const std::shared_ptr<SessionSet>& set, TlsStream stream, CertificateInfo certificate)
       : HttpSession(set, std::move(stream)), certificate_(std::move(certificate)) {}
   const CertificateInfo& certificate() const { return certificate_; }
 
  private:
   const CertificateInfo certificate_;
-};
-
-// Before it is one: from the connection to the end of the handshake, or of telling the client that it has failed.
-class Handshake : public std::enable_shared_from_this<Handshake> {
- public:
-  // Called once, at its end, good or bad; then the Handshake is done with, but for what Linger does.
-  using Done = std::function<void(Handshake&, error_code)>;
-
-  Handshake(AcceptLoop<Tcp>::Socket socket, asio::ssl::context& context, std::string address, Done done)
-      : stream_(std::move(socket), context), address_(std::move(address)), done_(std::move(done)) {
-    WatchPeer(stream_.native_handle(), &peer_);
-  }
-
-  void Start(std::chrono::milliseconds timeout) {
-    Socket().expires_after(timeout);
-    stream_.async_handshake(Stream::server, [self = shared_from_this()](error_code error) {
-      if (auto done = std::exchange(self->done_, nullptr)) done(*self, error);
-    });
-  }
-  // From any state, without a call of done or gone.
-  void End() {
-    done_ = nullptr;
-    gone_ = nullptr;
-    Socket().close();
-  }
-  // Ends, and calls gone, once the client has seen what was sent to it (an alert, or this text in plain), or its time
-  // is up: a socket that is closed on unread bytes is reset, and the client would read nothing but that.
-  void Linger(std::string plain_text, std::function<void(Handshake&)> gone) {
-    text_ = std::move(plain_text);
-    gone_ = std::move(gone);
-    Socket().expires_after(kDrainTime);
-    asio::async_write(Socket(), asio::buffer(text_), [self = shared_from_this()](error_code, size_t) {
-      error_code ignored;
-      self->Socket().socket().shutdown(asio::socket_base::shutdown_send, ignored);
-      self->Drain();
-    });
-  }
-  bool lingers() const { return !done_; }
-
-  Stream TakeStream() {
-    WatchPeer(stream_.native_handle(), nullptr);
-    return std::move(stream_);
-  }
-  const TlsPeer& peer() const { return peer_; }
-  const std::string& address() const { return address_; }
-
- private:
-  TcpStream& Socket() { return stream_.next_layer(); }
-  void Drain() {
-    Socket().async_read_some(asio::buffer(dropped_), [self = shared_from_this()](error_code error, size_t bytes) {
-      self->drained_ += bytes;
-      if (!error && self->drained_ <= kDrainBytes) return self->Drain();
-      self->Socket().close();
-      if (auto gone = std::exchange(self->gone_, nullptr)) gone(*self);
-    });
-  }
-
-  Stream stream_;
-  TlsPeer peer_;
-  const std::string address_;
-  Done done_;
-  std::function<void(Handshake&)> gone_;
-  std::string text_;
-  char dropped_[4096];
-  size_t drained_ = 0;
 };
 
 std::string PlainHttpAnswer() {
@@ -157,9 +88,9 @@ class TlsListener::Impl : public std::enable_shared_from_this<Impl> {
   void EndDisallowed();
 
   void OnSocket(AcceptLoop<Tcp>::Socket socket);
-  void OnHandshake(Handshake& handshake, error_code error);
-  void OnVerified(Handshake& handshake);
-  void Forget(const Handshake& handshake);
+  void OnHandshake(TlsHandshake& handshake, error_code error);
+  void OnVerified(TlsHandshake& handshake);
+  void Forget(const TlsHandshake& handshake);
   void Refuse(TlsCause cause, const std::string& text);
 
   asio::io_context& io_;
@@ -174,7 +105,7 @@ class TlsListener::Impl : public std::enable_shared_from_this<Impl> {
 
   std::string problem_;  // why that is not what is wanted; empty: it is
   asio::steady_timer retry_;
-  std::list<std::shared_ptr<Handshake>> handshakes_;  // and those that linger; the oldest first
+  std::list<std::shared_ptr<TlsHandshake>> handshakes_;  // and those that linger; the oldest first
   uint64_t accepted_ = 0;
   std::map<TlsCause, uint64_t> refused_;
   RefusalLog log_;
@@ -294,13 +225,15 @@ void TlsListener::Impl::OnSocket(AcceptLoop<Tcp>::Socket socket) {
                         limits.handshakes, " at a time; is somebody flooding the port?"));
     oldest->End();
   }
-  handshakes_.push_back(std::make_shared<Handshake>(
-      std::move(socket), *asio_context_, AddressOf(endpoint),
-      [self = shared_from_this()](Handshake& handshake, error_code result) { self->OnHandshake(handshake, result); }));
+  handshakes_.push_back(
+      std::make_shared<TlsHandshake>(std::move(socket), *asio_context_, AddressOf(endpoint),
+                                     [self = shared_from_this()](TlsHandshake& handshake, error_code result) {
+                                       self->OnHandshake(handshake, result);
+                                     }));
   handshakes_.back()->Start(limits.handshake);
 }
 
-void TlsListener::Impl::OnHandshake(Handshake& handshake, error_code error) {
+void TlsListener::Impl::OnHandshake(TlsHandshake& handshake, error_code error) {
   if (!error) {
     OnVerified(handshake);
     return Forget(handshake);
@@ -309,14 +242,14 @@ void TlsListener::Impl::OnHandshake(Handshake& handshake, error_code error) {
   Refuse(refusal.cause, refusal.text);
   if (refusal.cause == TlsCause::kTimeout || refusal.cause == TlsCause::kClosed) return Forget(handshake);
   handshake.Linger(refusal.cause == TlsCause::kPlainHttp ? PlainHttpAnswer() : "",
-                   [self = shared_from_this()](Handshake& gone) { self->Forget(gone); });
+                   [self = shared_from_this()](TlsHandshake& gone) { self->Forget(gone); });
 }
 
-void TlsListener::Impl::Forget(const Handshake& handshake) {
+void TlsListener::Impl::Forget(const TlsHandshake& handshake) {
   handshakes_.remove_if([&](const auto& other) { return other.get() == &handshake; });
 }
 
-void TlsListener::Impl::OnVerified(Handshake& handshake) {
+void TlsListener::Impl::OnVerified(TlsHandshake& handshake) {
   const CertificateInfo certificate = handshake.peer().certificate;
   const std::string address = handshake.address();
   const bool full = sessions_->full();

@@ -70,7 +70,7 @@ class TlsHandshake : public std::enable_shared_from_this<TlsHandshake> {
   const std::string& address() const { return address_; }
 
  private:
-  auto& Socket() { return stream_.next_layer(); }
+  TlsStream::next_layer_type& Socket() { return stream_.next_layer(); }
   void Drain() {
     Socket().async_read_some(boost::asio::buffer(dropped_),
                              [self = shared_from_this()](boost::system::error_code error, size_t bytes) {

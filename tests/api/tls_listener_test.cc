@@ -370,10 +370,10 @@ TEST(TlsListenerTest, BadNewFilesAreRefusedUntilTheyAreGood) {
     daemon.WriteFiles(one.files);
     daemon.Configure();
     const auto told = daemon.TakeTold();
-    ASSERT_EQ(told.size(), 1u);
-    EXPECT_THAT(daemon.Plain(told[0]), HasSubstr(one.problem));
-    EXPECT_THAT(told[0], HasSubstr("; until then the API over TCP goes on with what it had before"));
-    EXPECT_THAT(daemon.View()->problems, testing::Contains(told[0]));
+    ASSERT_FALSE(told.empty());  // files half written may have been seen before
+    EXPECT_THAT(daemon.Plain(told.back()), HasSubstr(one.problem));
+    EXPECT_THAT(told.back(), HasSubstr("; until then the API over TCP goes on with what it had before"));
+    EXPECT_THAT(daemon.View()->problems, testing::Contains(told.back()));
     for (int i = 0; i < 5; ++i) ExpectServes(daemon);  // while it is tried again
     EXPECT_THAT(daemon.TakeTold(), IsEmpty());         // said once
   }

@@ -17,3 +17,8 @@ def guest_files():
 @pytest.fixture(scope="session")
 def sriov_guest_files():
     return make_guest(build_dir() / "guest_tools", "--sriov")
+
+
+@pytest.fixture(scope="session")
+def libvirt_guest_files():
+    return make_guest(build_dir() / "guest_tools", "--libvirt")

@@ -85,13 +85,7 @@ class Guest:
                                pass_fds=(agent_end.fileno(), qmp_end.fileno()), detach=detach)
         agent_end.close()
         qmp_end.close()
-        self._agent = agent
-        self._lock = threading.Lock()
-        self._next_id = 0
-        self._pending = {}
-        self._boots = queue.Queue()
-        self._reader = threading.Thread(target=self._read_agent, daemon=True)
-        self._reader.start()
+        self._start_agent(agent)
         self._qmp = qmp
         self._qmp_file = None
         self._events = []
@@ -100,6 +94,15 @@ class Guest:
             self.qmp("migrate-incoming", uri=incoming)
 
     # --- commands in the guest
+
+    def _start_agent(self, agent):
+        self._agent = agent
+        self._lock = threading.Lock()
+        self._next_id = 0
+        self._pending = {}
+        self._boots = queue.Queue()
+        self._reader = threading.Thread(target=self._read_agent, daemon=True)
+        self._reader.start()
 
     def _read_agent(self):
         stream = self._agent.makefile("rb")

@@ -13,6 +13,10 @@ pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)
 pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 pkg_check_modules(NUMA REQUIRED IMPORTED_TARGET numa)
 pkg_check_modules(UDEV REQUIRED IMPORTED_TARGET libudev)
+pkg_check_modules(PUGIXML REQUIRED IMPORTED_TARGET pugixml)
+pkg_check_modules(LIBVIRT REQUIRED libvirt)
+add_library(LIBVIRT_HEADERS INTERFACE)  # it is loaded, not linked
+target_include_directories(LIBVIRT_HEADERS SYSTEM INTERFACE ${LIBVIRT_INCLUDE_DIRS})
 if(EVERPORT_DATAPATH)
   # Shared DPDK: PMDs are plug-ins that EAL loads from Debian's plug-in folder.
   pkg_check_modules(DPDK REQUIRED IMPORTED_TARGET libdpdk>=22.11.11)

@@ -19,39 +19,6 @@ namespace {
 
 using boost::json::value;
 
-// KIND:DEVICE[,bridge=BR][,bind]; a vdev's device has commas of its own.
-absl::StatusOr<UplinkConfig> ParseUplink(const std::string& text) {
-  const size_t colon = text.find(':');
-  if (colon == std::string::npos || colon + 1 == text.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--uplink ", text, ": not KIND:DEVICE; write for example tap:ep-vm1,bridge=br0"));
-  }
-  const auto kind = ParseUplinkKind(text.substr(0, colon));
-  if (!kind.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--uplink ", text, ": ", kind.status().message()));
-  }
-  UplinkConfig uplink{.kind = *kind, .device = text.substr(colon + 1), .bridge = ""};
-  const size_t comma = uplink.device.find(',');
-  if (*kind == UplinkKind::kVf && comma != std::string::npos) {
-    if (uplink.device.substr(comma + 1) != "bind") {
-      return absl::InvalidArgumentError(absl::StrCat("--uplink ", text, ": unknown option \"",
-                                                     uplink.device.substr(comma + 1), "\"; a vf takes bind alone"));
-    }
-    uplink.bind = true;
-    uplink.device.resize(comma);
-  }
-  const bool tap = *kind == UplinkKind::kTap || *kind == UplinkKind::kVirtioUser;
-  if (tap && comma != std::string::npos) {
-    const std::string name = "bridge=", option = uplink.device.substr(comma + 1);
-    if (option.compare(0, name.size(), name) != 0 || option.size() == name.size())
-      return absl::InvalidArgumentError(
-          absl::StrCat("--uplink ", text, ": unknown option \"", option, "\"; a tap takes bridge=NAME alone"));
-    uplink.bridge = option.substr(name.size());
-    uplink.device.resize(comma);
-  }
-  return uplink;
-}
-
 // What the configuration calls `key`, as the command line has it.
 std::string OptionOf(const std::string& key, const PortAddOptions& options) {
   if (key == "name") return "NAME";
@@ -83,7 +50,7 @@ absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
   port.mtu = static_cast<uint16_t>(options.mtu);
   port.failback_delay_ms = options.failback_delay_ms;
   for (const std::string& text : options.uplinks) {
-    auto uplink = ParseUplink(text);
+    auto uplink = ParseUplink("--uplink", text);
     if (!uplink.ok()) return uplink.status();
     port.uplinks.push_back(*std::move(uplink));
   }
@@ -200,6 +167,39 @@ absl::StatusOr<std::string> PortTarget(const std::string& name) {
 }
 
 }  // namespace
+
+// A vdev's device has commas of its own.
+absl::StatusOr<UplinkConfig> ParseUplink(const std::string& option, const std::string& text) {
+  const size_t colon = text.find(':');
+  if (colon == std::string::npos || colon + 1 == text.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, " ", text, ": not KIND:DEVICE; write for example tap:ep-vm1,bridge=br0"));
+  }
+  const auto kind = ParseUplinkKind(text.substr(0, colon));
+  if (!kind.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(option, " ", text, ": ", kind.status().message()));
+  }
+  UplinkConfig uplink{.kind = *kind, .device = text.substr(colon + 1), .bridge = ""};
+  const size_t comma = uplink.device.find(',');
+  if (*kind == UplinkKind::kVf && comma != std::string::npos) {
+    if (uplink.device.substr(comma + 1) != "bind") {
+      return absl::InvalidArgumentError(absl::StrCat(option, " ", text, ": unknown option \"",
+                                                     uplink.device.substr(comma + 1), "\"; a vf takes bind alone"));
+    }
+    uplink.bind = true;
+    uplink.device.resize(comma);
+  }
+  const bool tap = *kind == UplinkKind::kTap || *kind == UplinkKind::kVirtioUser;
+  if (tap && comma != std::string::npos) {
+    const std::string name = "bridge=", option = uplink.device.substr(comma + 1);
+    if (option.compare(0, name.size(), name) != 0 || option.size() == name.size())
+      return absl::InvalidArgumentError(
+          absl::StrCat(option, " ", text, ": unknown option \"", option, "\"; a tap takes bridge=NAME alone"));
+    uplink.bridge = option.substr(name.size());
+    uplink.device.resize(comma);
+  }
+  return uplink;
+}
 
 absl::StatusOr<value> GetPort(const Client& client, const std::string& name) {
   const auto target = PortTarget(name);

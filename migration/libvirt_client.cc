@@ -1,0 +1,442 @@
+#include "migration/libvirt_client.h"
+
+#include <dlfcn.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "migration/domain_xml.h"
+
+namespace everport::migration {
+namespace {
+
+constexpr absl::Duration kPoll = absl::Milliseconds(100);
+constexpr absl::Duration kOwnCleanup = absl::Seconds(5);  // libvirt removes by itself what a failed migration has left
+
+#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                                 \
+  X(virConnectClose) X(virConnectOpen) X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy)             \
+  X(virDomainFree) X(virDomainGetJobStats) X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString)         \
+  X(virDomainGetXMLDesc) X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString)             \
+  X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume) X(virEventRegisterDefaultImpl)        \
+  X(virEventRunDefaultImpl) X(virGetLastErrorCode) X(virGetLastErrorMessage) X(virSetErrorFunc)                       \
+  X(virTypedParamsAddString) X(virTypedParamsAddULLong) X(virTypedParamsFree) X(virTypedParamsGetULLong)
+
+struct Lib {
+#define X(name) decltype(&::name) name = nullptr;
+  EVERPORT_LIBVIRT_FUNCTIONS(X)
+#undef X
+};
+
+void KeepQuiet(void*, virErrorPtr) {}
+
+// The event loop, which watches whether the hosts are alive, runs until the process ends.
+absl::StatusOr<const Lib*> Load() {
+  static const Lib* loaded = nullptr;
+  if (loaded) return loaded;
+  void* const handle = ::dlopen("libvirt.so.0", RTLD_NOW);
+  if (!handle) {
+    return absl::UnavailableError(
+        absl::StrCat("libvirt's library is missing (", ::dlerror(), "); apt-get install libvirt0"));
+  }
+  auto lib = std::make_unique<Lib>();
+#define X(name) lib->name = reinterpret_cast<decltype(lib->name)>(::dlsym(handle, #name));
+  EVERPORT_LIBVIRT_FUNCTIONS(X)
+#undef X
+  const char* missing = nullptr;
+#define X(name) \
+  if (!lib->name) missing = #name;
+  EVERPORT_LIBVIRT_FUNCTIONS(X)
+#undef X
+  if (missing) return absl::UnavailableError(absl::StrCat("libvirt.so.0 has no ", missing, "; install a newer libvirt0"));
+  lib->virSetErrorFunc(nullptr, KeepQuiet);
+  if (lib->virEventRegisterDefaultImpl() < 0) return absl::InternalError("libvirt: no event loop");
+  loaded = lib.release();
+  std::thread([] {
+    while (loaded->virEventRunDefaultImpl() >= 0) {
+    }
+  }).detach();
+  return loaded;
+}
+
+struct LibvirtError {
+  int code = 0;
+  std::string text;
+};
+LibvirtError LastError(const Lib& lib) {  // of this thread
+  return {lib.virGetLastErrorCode(), lib.virGetLastErrorMessage()};
+}
+
+absl::Status StatusOf(const LibvirtError& error, const std::string& what, const std::string& mend = "") {
+  const std::string text = absl::StrCat(what, ": ", error.text, mend.empty() ? "" : "; ", mend);
+  switch (error.code) {
+    case VIR_ERR_NO_DOMAIN:
+      return absl::NotFoundError(text);
+    case VIR_ERR_OPERATION_ABORTED:
+      return absl::CancelledError(text);
+    case VIR_ERR_AUTH_FAILED:
+    case VIR_ERR_ACCESS_DENIED:
+      return absl::PermissionDeniedError(text);
+    default:
+      return absl::FailedPreconditionError(text);
+  }
+}
+
+using Connection = std::shared_ptr<virConnect>;
+using DomainRef = std::shared_ptr<virDomain>;
+
+// A call of libvirt's that nothing ends, on a thread that is left to itself when its time is over.
+template <typename Result>
+class Waited {
+ public:
+  template <typename Call>
+  explicit Waited(Call call) : state_(std::make_shared<State>()) {
+    std::thread([state = state_, call = std::move(call)] {
+      Result result = call();
+      const std::lock_guard lock(state->mutex);
+      state->result = std::move(result);
+      state->done.notify_all();
+    }).detach();
+  }
+  // Null if it has not ended within that time.
+  std::optional<Result> Wait(absl::Duration time) {
+    std::unique_lock lock(state_->mutex);
+    state_->done.wait_for(lock, absl::ToChronoMilliseconds(time), [&] { return state_->result.has_value(); });
+    return std::exchange(state_->result, std::nullopt);
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::condition_variable done;
+    std::optional<Result> result;
+  };
+  std::shared_ptr<State> state_;
+};
+
+absl::StatusOr<Connection> Connect(const Lib& lib, const std::string& uri, absl::Duration timeout) {
+  using Opened = std::pair<Connection, LibvirtError>;
+  Waited<Opened> attempt([&lib, uri]() -> Opened {
+    virConnectPtr const connection = lib.virConnectOpen(uri.c_str());
+    if (!connection) return {nullptr, LastError(lib)};
+    return {Connection(connection, lib.virConnectClose), {}};
+  });
+  const auto opened = attempt.Wait(timeout);
+  const std::string what = absl::StrCat("libvirt at ", uri);
+  const std::string mend = "is its libvirtd running, and is that its URI?";
+  if (!opened) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(what, ": no answer within ", absl::FormatDuration(timeout), "; ", mend));
+  }
+  if (!opened->first) return StatusOf(opened->second, what, mend);
+  // A host that dies, or stops, ends the calls that wait for it. Older ones than libvirt 0.9.8 do not know it.
+  const unsigned count = 4;
+  const auto interval = std::max<int64_t>(1, absl::ToInt64Seconds(timeout) / (count + 1));
+  (void)lib.virConnectSetKeepAlive(opened->first.get(), static_cast<int>(interval), count);
+  return opened->first;
+}
+
+class TypedParams {
+ public:
+  explicit TypedParams(const Lib& lib) : lib_(lib) {}
+  ~TypedParams() { lib_.virTypedParamsFree(params, count); }
+  TypedParams(const TypedParams&) = delete;
+  TypedParams& operator=(const TypedParams&) = delete;
+
+  uint64_t Number(const char* name) const {  // 0 if there is none
+    unsigned long long value = 0;
+    return lib_.virTypedParamsGetULLong(params, count, name, &value) == 1 ? value : 0;
+  }
+  void Add(const char* name, const std::string& text) {
+    if (!text.empty()) lib_.virTypedParamsAddString(&params, &count, &room_, name, text.c_str());
+  }
+  void Add(const char* name, uint64_t number) {
+    if (number > 0) lib_.virTypedParamsAddULLong(&params, &count, &room_, name, number);
+  }
+
+  virTypedParameterPtr params = nullptr;
+  int count = 0;
+
+ private:
+  const Lib& lib_;
+  int room_ = 0;
+};
+
+enum class State { kNone, kInactive, kRunning, kPaused, kPausedMigrating, kPostCopy, kUnknown };
+
+class LibvirtClient : public Hypervisor {
+ public:
+  explicit LibvirtClient(LibvirtOptions options) : options_(std::move(options)) {}
+
+  absl::StatusOr<Domain> Read() override;
+  absl::Status CheckDestination() override;
+  absl::Status Migrate(const std::map<std::string, std::string>& sockets,
+                       const std::function<bool(const Progress&)>& progress) override;
+  absl::StatusOr<Account> Reckon() override;
+  Place Settle() override;
+  absl::Status CleanDestination() override;
+  std::string DestinationCommand() const override { return absl::StrCat("virsh -c '", options_.to, "'"); }
+
+ private:
+  absl::StatusOr<DomainRef> Lookup(const Connection& connection, const std::string& uri) const;
+  absl::StatusOr<std::string> Xml(unsigned flags) const;
+  State StateOf(const DomainRef& domain) const;
+  State StateAt(const Connection& connection, const std::string& uri) const;
+  State StateAtDestination();
+  absl::Status Start(const std::map<std::string, std::string>& sockets);
+  absl::Status Follow(const std::function<bool(const Progress&)>& progress);
+  struct Job {
+    bool active = false;
+    uint64_t iteration = 0;
+    Progress progress;
+  };
+  std::optional<Job> ReadJob(const DomainRef& domain, unsigned flags, Account* account) const;
+
+  const LibvirtOptions options_;
+  const Lib* lib_ = nullptr;
+  Connection source_, destination_;
+  DomainRef domain_;  // at the source
+  std::string uuid_;
+  std::optional<Waited<LibvirtError>> move_;
+};
+
+absl::StatusOr<Domain> LibvirtClient::Read() {
+  const auto lib = Load();
+  if (!lib.ok()) return lib.status();
+  lib_ = *lib;
+  auto connection = Connect(*lib_, options_.from, options_.timeout);
+  if (!connection.ok()) return connection.status();
+  source_ = *std::move(connection);
+  auto found = Lookup(source_, options_.from);
+  if (!found.ok()) return found.status();
+  domain_ = *std::move(found);
+  char uuid[VIR_UUID_STRING_BUFLEN] = "";
+  lib_->virDomainGetUUIDString(domain_.get(), uuid);
+  uuid_ = uuid;
+  const auto xml = Xml(VIR_DOMAIN_XML_MIGRATABLE | VIR_DOMAIN_XML_SECURE);
+  if (!xml.ok()) return xml.status();
+  auto domain = ParseDomain(*xml);
+  if (domain.ok()) domain->running = StateOf(domain_) == State::kRunning;
+  return domain;
+}
+
+// By its UUID once that is known: a name may be another domain's on the other host.
+absl::StatusOr<DomainRef> LibvirtClient::Lookup(const Connection& connection, const std::string& uri) const {
+  virDomainPtr found = nullptr;
+  if (!uuid_.empty()) {
+    found = lib_->virDomainLookupByUUIDString(connection.get(), uuid_.c_str());
+  } else if (found = lib_->virDomainLookupByName(connection.get(), options_.domain.c_str()); !found) {
+    const LibvirtError error = LastError(*lib_);
+    found = lib_->virDomainLookupByUUIDString(connection.get(), options_.domain.c_str());
+    if (!found && error.code == VIR_ERR_NO_DOMAIN) {
+      return absl::NotFoundError(absl::StrCat("there is no such domain at ", uri, "; `virsh -c '", uri,
+                                              "' list --all` lists those there are"));
+    }
+  }
+  if (!found) return StatusOf(LastError(*lib_), absl::StrCat("the domain at ", uri));
+  return DomainRef(found, lib_->virDomainFree);
+}
+
+absl::StatusOr<std::string> LibvirtClient::Xml(unsigned flags) const {
+  char* const text = lib_->virDomainGetXMLDesc(domain_.get(), flags);
+  if (!text) return StatusOf(LastError(*lib_), "the domain's XML");
+  std::string xml(text);
+  ::free(text);
+  return xml;
+}
+
+State LibvirtClient::StateOf(const DomainRef& domain) const {
+  int state = 0, reason = 0;
+  if (lib_->virDomainGetState(domain.get(), &state, &reason, 0) < 0) {
+    return lib_->virGetLastErrorCode() == VIR_ERR_NO_DOMAIN ? State::kNone : State::kUnknown;
+  }
+  switch (state) {
+    case VIR_DOMAIN_RUNNING:
+    case VIR_DOMAIN_BLOCKED:
+      return State::kRunning;
+    case VIR_DOMAIN_SHUTDOWN:
+    case VIR_DOMAIN_SHUTOFF:
+    case VIR_DOMAIN_CRASHED:
+      return State::kInactive;
+    default:
+      if (reason == VIR_DOMAIN_PAUSED_POSTCOPY || reason == VIR_DOMAIN_PAUSED_POSTCOPY_FAILED) return State::kPostCopy;
+      return reason == VIR_DOMAIN_PAUSED_MIGRATION ? State::kPausedMigrating : State::kPaused;
+  }
+}
+
+State LibvirtClient::StateAt(const Connection& connection, const std::string& uri) const {
+  const auto domain = Lookup(connection, uri);
+  if (domain.ok()) return StateOf(*domain);
+  return absl::IsNotFound(domain.status()) ? State::kNone : State::kUnknown;
+}
+
+// With a new connection if the one from before has died meanwhile.
+State LibvirtClient::StateAtDestination() {
+  const State state = destination_ ? StateAt(destination_, options_.to) : State::kUnknown;
+  if (state != State::kUnknown) return state;
+  auto again = Connect(*lib_, options_.to, std::min(options_.timeout, absl::Seconds(10)));
+  if (!again.ok()) return State::kUnknown;
+  destination_ = *std::move(again);
+  return StateAt(destination_, options_.to);
+}
+
+absl::Status LibvirtClient::CheckDestination() {
+  auto connection = Connect(*lib_, options_.to, options_.timeout);
+  if (!connection.ok()) return connection.status();
+  destination_ = *std::move(connection);
+  const State state = StateAt(destination_, options_.to);
+  if (state == State::kNone || state == State::kInactive) return absl::OkStatus();  // a definition may stand there
+  if (state == State::kUnknown) return StatusOf(LastError(*lib_), absl::StrCat("libvirt at ", options_.to));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the domain is active at the destination ", options_.to, " already; is that another host than the source? If it ",
+      "is what a failed migration has left, take it away: ", DestinationCommand(), " destroy ", options_.domain));
+}
+
+absl::Status LibvirtClient::Start(const std::map<std::string, std::string>& sockets) {
+  const auto live = Xml(VIR_DOMAIN_XML_MIGRATABLE | VIR_DOMAIN_XML_SECURE);
+  if (!live.ok()) return live.status();
+  const auto wanted = WithSockets(*live, sockets);
+  if (!wanted.ok()) return wanted.status();
+  auto params = std::make_shared<TypedParams>(*lib_);
+  params->Add(VIR_MIGRATE_PARAM_DEST_XML, *wanted);
+  params->Add(VIR_MIGRATE_PARAM_URI, options_.migrate_uri);
+  params->Add(VIR_MIGRATE_PARAM_BANDWIDTH, options_.bandwidth_mib_s);
+  unsigned flags = VIR_MIGRATE_LIVE | VIR_MIGRATE_PEER2PEER;
+  if (options_.postcopy) flags |= VIR_MIGRATE_POSTCOPY;
+  if (lib_->virDomainIsPersistent(domain_.get()) == 1) {  // it stays so, and is defined on one host
+    const auto inactive = Xml(VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_MIGRATABLE | VIR_DOMAIN_XML_SECURE);
+    if (!inactive.ok()) return inactive.status();
+    const auto persistent = WithSockets(*inactive, sockets);
+    if (!persistent.ok()) return persistent.status();
+    params->Add(VIR_MIGRATE_PARAM_PERSIST_XML, *persistent);
+    flags |= VIR_MIGRATE_PERSIST_DEST | VIR_MIGRATE_UNDEFINE_SOURCE;
+  }
+  move_.emplace([lib = lib_, source = source_, domain = domain_, params, flags, to = options_.to] {
+    const int result = lib->virDomainMigrateToURI3(domain.get(), to.c_str(), params->params,
+                                                   static_cast<unsigned>(params->count), flags);
+    return result == 0 ? LibvirtError{} : LastError(*lib);
+  });
+  return absl::OkStatus();
+}
+
+std::optional<LibvirtClient::Job> LibvirtClient::ReadJob(const DomainRef& domain, unsigned flags,
+                                                         Account* account) const {
+  TypedParams params(*lib_);
+  int type = VIR_DOMAIN_JOB_NONE;
+  if (lib_->virDomainGetJobStats(domain.get(), &type, &params.params, &params.count, flags) < 0) return std::nullopt;
+  Job job;
+  job.active = type != VIR_DOMAIN_JOB_NONE;
+  job.iteration = params.Number(VIR_DOMAIN_JOB_MEMORY_ITERATION);
+  job.progress = {.total = params.Number(VIR_DOMAIN_JOB_DATA_TOTAL),
+                  .transferred = params.Number(VIR_DOMAIN_JOB_DATA_PROCESSED),
+                  .remaining = params.Number(VIR_DOMAIN_JOB_DATA_REMAINING),
+                  .dirty_bytes_per_s = params.Number(VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) *
+                                       params.Number(VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE),
+                  .expected_downtime_ms = static_cast<double>(params.Number(VIR_DOMAIN_JOB_DOWNTIME)),
+                  .elapsed_s = 0};
+  if (account) {
+    *account = {.downtime_ms = job.progress.expected_downtime_ms,
+                .total_ms = static_cast<double>(params.Number(VIR_DOMAIN_JOB_TIME_ELAPSED)),
+                .transferred = job.progress.transferred};
+  }
+  return job;
+}
+
+absl::Status LibvirtClient::Migrate(const std::map<std::string, std::string>& sockets,
+                                    const std::function<bool(const Progress&)>& progress) {
+  if (absl::Status status = Start(sockets); !status.ok()) return status;
+  return Follow(progress);
+}
+
+absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& progress) {
+  const absl::Time start = absl::Now();
+  absl::Time moved = start, abort_at = absl::InfiniteFuture();
+  uint64_t transferred = 0;
+  bool postcopy = false, cancelled = false;
+  while (true) {
+    if (const auto ended = move_->Wait(kPoll)) {
+      if (ended->code == VIR_ERR_OK) return absl::OkStatus();
+      if (cancelled) return absl::CancelledError("cancelled");
+      const absl::Status status = StatusOf(*ended, "libvirt", "see the logs of libvirtd and QEMU on both hosts");
+      if (abort_at == absl::InfiniteFuture()) return status;
+      return absl::DeadlineExceededError(absl::StrCat("no progress for ", absl::FormatDuration(options_.timeout),
+                                                      ": the destination has stopped answering; ", status.message()));
+    }
+    const absl::Time now = absl::Now();
+    std::optional<Job> job = ReadJob(domain_, 0, nullptr);
+    if (job && job->progress.transferred != transferred) {
+      transferred = job->progress.transferred;
+      moved = now;
+    }
+    if (!job) job.emplace();
+    job->progress.elapsed_s = absl::ToDoubleSeconds(now - start);
+    if (!progress(job->progress)) cancelled = true;
+    if ((cancelled || now - moved > options_.timeout) && abort_at == absl::InfiniteFuture()) abort_at = now;
+    // Refused while there is no job yet: until it is not, again.
+    if (now >= abort_at) (void)lib_->virDomainAbortJob(domain_.get());
+    if (now - abort_at > options_.timeout) {
+      return absl::DeadlineExceededError("libvirt at the source does not end the migration; see its log");
+    }
+    if (options_.postcopy && !postcopy && job->iteration > 1) {
+      postcopy = lib_->virDomainMigrateStartPostCopy(domain_.get(), 0) == 0;
+    }
+  }
+}
+
+absl::StatusOr<Account> LibvirtClient::Reckon() {
+  const auto domain = Lookup(destination_, options_.to);
+  if (!domain.ok()) return domain.status();
+  Account account;
+  if (ReadJob(*domain, VIR_DOMAIN_JOB_STATS_COMPLETED, &account)) return account;
+  return StatusOf(LastError(*lib_), "libvirt's account of the migration");
+}
+
+Place LibvirtClient::Settle() {
+  const State here = StateAt(source_, options_.from);
+  if (here == State::kRunning || here == State::kPaused) return Place::kSource;  // kPaused: by somebody, not by us
+  const State there = StateAtDestination();
+  if (there == State::kRunning) return Place::kDestination;
+  if (here != State::kPausedMigrating) return Place::kUnknown;
+  // It has not started there, and cannot once its domain there has gone.
+  if (!CleanDestination().ok()) return Place::kUnknown;
+  return lib_->virDomainResume(domain_.get()) == 0 ? Place::kSource : Place::kUnknown;
+}
+
+absl::Status LibvirtClient::CleanDestination() {
+  State state = StateAtDestination();
+  const auto gone = [&] { return state == State::kNone || state == State::kInactive; };
+  for (absl::Duration waited; !gone() && state != State::kUnknown && waited < kOwnCleanup; waited += kPoll) {
+    absl::SleepFor(kPoll);
+    state = StateAtDestination();
+  }
+  if (gone()) return absl::OkStatus();
+  if (state == State::kUnknown) {
+    return absl::UnavailableError(absl::StrCat("libvirt at ", options_.to, " does not answer: whether the domain waits ",
+                                               "there is not known (it removes it by itself when it is back)"));
+  }
+  if (state == State::kRunning) {
+    return absl::FailedPreconditionError(absl::StrCat("the domain runs at ", options_.to, " as well"));
+  }
+  const auto domain = Lookup(destination_, options_.to);
+  if (absl::IsNotFound(domain.status())) return absl::OkStatus();
+  if (!domain.ok()) return domain.status();
+  if (lib_->virDomainDestroy(domain->get()) == 0) return absl::OkStatus();
+  return StatusOf(LastError(*lib_), absl::StrCat("the domain at ", options_.to));
+}
+
+}  // namespace
+
+std::unique_ptr<Hypervisor> MakeLibvirtClient(LibvirtOptions options) {
+  return std::make_unique<LibvirtClient>(std::move(options));
+}
+
+}  // namespace everport::migration

@@ -40,6 +40,7 @@ struct Options {
   bool no_follow = false;
   TopOptions top;
   DoctorOptions doctor;
+  MigrateOptions migrate;
 };
 
 CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* description, const char* example,
@@ -51,8 +52,9 @@ CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* de
 }
 
 // The API of the daemon at `where`, ours or another.
-absl::StatusOr<HttpClient> OpenHttp(const Options& options, const std::string& where) {
-  return HttpClient::Open(where, options.tls);
+absl::StatusOr<HttpClient> OpenHttp(const Options& options, const std::string& where,
+                                    std::chrono::seconds timeout = HttpClient::kTimeout) {
+  return HttpClient::Open(where, options.tls, timeout);
 }
 
 Action NotYet(const char* what) {
@@ -169,8 +171,39 @@ void AddLaterVerbs(CLI::App& app, Options& o) {
        NotYet("handover"));
   Verb(app, o, "drain", "Move all ports away, before maintenance (not available yet).", "everportctl drain",
        NotYet("drain"));
-  Verb(app, o, "migrate", "Move a guest to another host (not available yet).", "everportctl migrate",
-       NotYet("migrate"));
+}
+
+void AddMigrateVerb(CLI::App& app, Options& o) {
+  MigrateOptions& m = o.migrate;
+  CLI::App* verb = Verb(app, o, "migrate", "Move a running guest to another host, ports and all, through libvirt.",
+                        "everportctl migrate vm1 --to qemu+tls://b/system --dest-api https://b:9440 \\\n"
+                        "      --dest-uplink tap:ep-{port},bridge=br0",
+                        [&o](const Client& client) {
+                          o.migrate.api = o.api;
+                          return RunMigrate(client, o.migrate, [&o](const std::string& where) {
+                            return OpenHttp(o, where, std::chrono::seconds(o.migrate.timeout_s));
+                          });
+                        });
+  verb->add_option("DOMAIN", m.domain, "libvirt's name or UUID of it")->required();
+  verb->add_option("--to", m.to, "libvirt URI of the destination, as the source's libvirtd sees it")->required();
+  verb->add_option("--dest-api", m.dest_api, "the destination's daemon: a URL, or the path of its API socket")->required();
+  verb->add_option("--from", m.from, "libvirt URI of the source")->capture_default_str();
+  verb->add_option("--dest-uplink", m.dest_uplinks,
+                   "of ports to be made there: [PORT=]KIND:DEVICE[,bridge=BRIDGE]; {port} is the port's name, {n} its "
+                   "number; repeat it for further choices, best first")
+      ->allow_extra_args(false);
+  verb->add_option("--dest-socket-dir", m.dest_socket_dir,
+                   "where QEMU makes its sockets there, of ports to be made; as here if left out");
+  verb->add_option("--migrate-uri", m.migrate_uri, "where libvirt sends the memory, for example tcp://10.0.0.2");
+  verb->add_option("--bandwidth", m.bandwidth_mib_s, "MiB/s at most");
+  verb->add_option("--timeout", m.timeout_s, "seconds after which a silent host, or a migration without progress, is "
+                   "given up")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 3600));
+  verb->add_option("--cancel-after", m.cancel_after_s, "seconds of sending memory after which it is cancelled")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_flag("--postcopy", m.postcopy, "start the guest there after one pass over its memory");
+  verb->add_flag("--dry-run", m.dry_run, "check all, change nothing, say what would be done");
 }
 
 // "not_found"; what is wrong with the command line itself is "usage".
@@ -233,6 +266,7 @@ int RunCli(int argc, const char* const argv[], const std::string& default_api, C
   AddPortVerbs(app, options);
   AddWatchVerbs(app, options);
   AddLaterVerbs(app, options);
+  AddMigrateVerb(app, options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -44,7 +44,8 @@ absl::Status SwitchPath(const Client& client, const std::string& name, int index
 absl::StatusOr<UplinkConfig> ParseUplink(const std::string& option, const std::string& text);
 
 struct MigrateOptions {
-  std::string domain, from = "qemu:///system", to, dest_api, migrate_uri, dest_socket_dir;
+  std::string api, dest_api;  // as --api takes them
+  std::string domain, from = "qemu:///system", to, migrate_uri, dest_socket_dir;
   std::vector<std::string> dest_uplinks;  // [PORT=]KIND:DEVICE[,bridge=BR][,bind]
   double cancel_after_s = -1;             // negative: never
   uint64_t bandwidth_mib_s = 0;           // 0: no limit
@@ -52,7 +53,7 @@ struct MigrateOptions {
   bool postcopy = false, dry_run = false;
 };
 // Kills nothing but its own migration: SIGINT, SIGTERM and SIGHUP cancel it, twice ends the process at once.
-absl::Status RunMigrate(const Client& client, const MigrateOptions& options);
+absl::Status RunMigrate(const Client& client, const MigrateOptions& options, const OpenApi& open);
 
 absl::Status ShowLibvirtXml(const Client& client, const std::string& name);
 

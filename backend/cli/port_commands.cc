@@ -169,21 +169,21 @@ absl::StatusOr<std::string> PortTarget(const std::string& name) {
 }  // namespace
 
 // A vdev's device has commas of its own.
-absl::StatusOr<UplinkConfig> ParseUplink(const std::string& option, const std::string& text) {
+absl::StatusOr<UplinkConfig> ParseUplink(const std::string& flag, const std::string& text) {
   const size_t colon = text.find(':');
   if (colon == std::string::npos || colon + 1 == text.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(option, " ", text, ": not KIND:DEVICE; write for example tap:ep-vm1,bridge=br0"));
+        absl::StrCat(flag, " ", text, ": not KIND:DEVICE; write for example tap:ep-vm1,bridge=br0"));
   }
   const auto kind = ParseUplinkKind(text.substr(0, colon));
   if (!kind.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(option, " ", text, ": ", kind.status().message()));
+    return absl::InvalidArgumentError(absl::StrCat(flag, " ", text, ": ", kind.status().message()));
   }
   UplinkConfig uplink{.kind = *kind, .device = text.substr(colon + 1), .bridge = ""};
   const size_t comma = uplink.device.find(',');
   if (*kind == UplinkKind::kVf && comma != std::string::npos) {
     if (uplink.device.substr(comma + 1) != "bind") {
-      return absl::InvalidArgumentError(absl::StrCat(option, " ", text, ": unknown option \"",
+      return absl::InvalidArgumentError(absl::StrCat(flag, " ", text, ": unknown option \"",
                                                      uplink.device.substr(comma + 1), "\"; a vf takes bind alone"));
     }
     uplink.bind = true;
@@ -194,7 +194,7 @@ absl::StatusOr<UplinkConfig> ParseUplink(const std::string& option, const std::s
     const std::string name = "bridge=", option = uplink.device.substr(comma + 1);
     if (option.compare(0, name.size(), name) != 0 || option.size() == name.size())
       return absl::InvalidArgumentError(
-          absl::StrCat(option, " ", text, ": unknown option \"", option, "\"; a tap takes bridge=NAME alone"));
+          absl::StrCat(flag, " ", text, ": unknown option \"", option, "\"; a tap takes bridge=NAME alone"));
     uplink.bridge = option.substr(name.size());
     uplink.device.resize(comma);
   }

@@ -1,0 +1,118 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <ostream>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "backend/cli/commands.h"
+#include "backend/cli/migrate_api.h"
+#include "backend/cli/migrate_output.h"
+#include "migration/libvirt_client.h"
+
+namespace everport::cli {
+namespace {
+
+// SIGINT, SIGTERM and SIGHUP are heard by a thread of ours alone from construction to destruction: libvirt's and the
+// daemon's answers are waited for undisturbed.
+class Signals {
+ public:
+  explicit Signals(std::function<void(int count)> heard) : heard_(std::move(heard)) {
+    ::sigemptyset(&set_);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set_, number);
+    ::pthread_sigmask(SIG_BLOCK, &set_, &before_);
+    thread_ = std::thread([this] { Listen(); });
+  }
+  ~Signals() {
+    stop_ = true;
+    thread_.join();
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
+
+ private:
+  void Listen() {
+    const timespec patience{0, 100'000'000};
+    for (int count = 0; !stop_;) {
+      if (::sigtimedwait(&set_, nullptr, &patience) > 0) heard_(++count);
+    }
+  }
+
+  const std::function<void(int)> heard_;
+  sigset_t set_{}, before_{};
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+// One that comes to the end by force has no time for more than to say what it leaves.
+[[noreturn]] void GiveUp(const std::string& domain, const std::vector<migration::Leftover>& left) {
+  std::string text = absl::StrCat("everportctl: ", domain, ": ended by a second signal");
+  for (const migration::Leftover& leftover : left) {
+    absl::StrAppend(&text, "; left behind: ", leftover.what, ", take it away with `", leftover.command, "`");
+  }
+  if (left.empty()) absl::StrAppend(&text, "; nothing was left behind");
+  text += "\n";
+  (void)!::write(STDERR_FILENO, text.data(), text.size());
+  ::_exit(1);
+}
+
+// The command line's part: whatever the placeholders stand for.
+absl::Status CheckUplinks(const std::vector<std::string>& uplinks) {
+  for (const std::string& text : uplinks) {
+    const size_t equals = text.find('='), colon = text.find(':');
+    const bool named = equals != std::string::npos && equals < colon;
+    const absl::Status status = ParseUplink("--dest-uplink", named ? text.substr(equals + 1) : text).status();
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunMigrate(const Client& client, const MigrateOptions& options, const OpenApi& open) {
+  if (absl::Status status = CheckUplinks(options.dest_uplinks); !status.ok()) return status;
+  auto http = open(options.dest_api);
+  if (!http.ok()) return http.status();
+  const Client there(client.io(), client.json(), *std::move(http));
+  SourceHost source(client, options.api);
+  DestinationHost destination(there, options.dest_api);
+  MigrateOutput output(client);
+
+  std::atomic<migration::Workflow*> begun{nullptr};
+  const Signals signals([&](int count) {  // before libvirt's threads, which must not hear them
+    migration::Workflow* const workflow = begun;
+    if (count > 1 || !workflow) GiveUp(options.domain, workflow ? workflow->Left() : std::vector<migration::Leftover>());
+    workflow->Cancel();
+    if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
+  });
+
+  const auto libvirt = migration::MakeLibvirtClient({.domain = options.domain,
+                                                     .from = options.from,
+                                                     .to = options.to,
+                                                     .migrate_uri = options.migrate_uri,
+                                                     .bandwidth_mib_s = options.bandwidth_mib_s,
+                                                     .postcopy = options.postcopy,
+                                                     .timeout = absl::Seconds(options.timeout_s)});
+  migration::Options wish;
+  wish.domain = options.domain;
+  wish.uplinks = options.dest_uplinks;
+  wish.socket_dir = options.dest_socket_dir;
+  wish.cancel_after_s = options.cancel_after_s;
+  migration::Workflow workflow(wish, source, destination, *libvirt, output);
+  begun = &workflow;
+  const migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
+  if (client.json()) {
+    client.PrintJson(ReportJson(options.domain, report, options.dry_run));
+  } else {
+    PrintReport(client, options.domain, report, options.dry_run);
+  }
+  // InvalidArgument is for the command line, which has been found in order.
+  if (!absl::IsInvalidArgument(report.status)) return report.status;
+  return absl::FailedPreconditionError(report.status.message());
+}
+
+}  // namespace everport::cli

@@ -1,0 +1,189 @@
+#include "backend/cli/migrate_output.h"
+
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/value_from.hpp>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "backend/cli/table.h"
+
+namespace everport::cli {
+namespace {
+
+using boost::json::array;
+using boost::json::object;
+using migration::Place;
+using migration::Report;
+
+constexpr double kBetweenLines_s = 2;
+constexpr size_t kBar = 20;
+
+std::string MiB(uint64_t bytes) {
+  return absl::StrFormat("%.*f MiB", bytes < 10u << 20 ? 1 : 0, static_cast<double>(bytes) / (1 << 20));
+}
+
+const char* PlaceName(Place place) {
+  switch (place) {
+    case Place::kSource:
+      return "source";
+    case Place::kDestination:
+      return "destination";
+    case Place::kUnknown:
+      return "unknown";
+  }
+  return "unknown";
+}
+
+const char* StatusName(const Report& report, bool dry) {
+  if (report.status.ok()) return dry ? "checked" : "completed";
+  return absl::IsCancelled(report.status) ? "cancelled" : "failed";
+}
+
+array FindingsJson(const migration::Compatibility& check) {
+  array list;
+  for (const migration::Finding& finding : check.findings) {
+    list.push_back(object{{"field", finding.field},
+                          {"here", finding.here},
+                          {"there", finding.there},
+                          {"breaks", finding.breaks},
+                          {"why", finding.why},
+                          {"mend", finding.mend}});
+  }
+  return list;
+}
+
+array PortsJson(const Report& report) {
+  array list;
+  for (size_t i = 0; i < report.ports.size(); ++i) {
+    const migration::PortOutcome& port = report.ports[i];
+    object json{{"source", port.source},
+                {"destination", port.destination},
+                {"source_socket", port.source_socket},
+                {"destination_socket", port.destination_socket},
+                {"created", port.created},
+                {"removed", port.removed},
+                {"state", port.state},
+                {"frames", port.frames}};
+    if (i < report.checks.size()) {
+      json["compatible"] = report.checks[i].compatible;
+      json["findings"] = FindingsJson(report.checks[i]);
+    }
+    list.push_back(std::move(json));
+  }
+  return list;
+}
+
+void PrintFindings(std::ostream& out, const Report& report) {
+  for (size_t i = 0; i < report.checks.size() && i < report.ports.size(); ++i) {
+    const migration::Compatibility& check = report.checks[i];
+    out << "port " << report.ports[i].source << ": contract " << (check.compatible ? "fits" : "does not fit") << "\n";
+    for (const migration::Finding& finding : check.findings) {
+      out << "  " << (finding.breaks ? "BREAKS " : "differs ") << finding.field << ": here " << finding.here
+          << ", there " << finding.there << ": " << finding.why << (finding.mend.empty() ? "" : "; " + finding.mend)
+          << "\n";
+    }
+  }
+}
+
+}  // namespace
+
+std::string ProgressLine(const migration::Progress& progress, bool bar) {
+  const uint64_t whole = std::max(progress.total, progress.remaining);
+  std::string text;
+  if (bar && whole > 0) {
+    const size_t done = kBar * (whole - progress.remaining) / whole;
+    text = absl::StrCat("[", std::string(done, '#'), std::string(kBar - done, '.'), "] ");
+  }
+  if (whole == 0) return absl::StrCat(text, absl::StrFormat("being set up, %.1f s", progress.elapsed_s));
+  absl::StrAppend(&text, MiB(progress.transferred), " sent, ", MiB(progress.remaining), " of ", MiB(whole), " left, ",
+                  "dirty ", MiB(progress.dirty_bytes_per_s), "/s");
+  if (progress.expected_downtime_ms > 0) {
+    absl::StrAppend(&text, absl::StrFormat(", downtime about %.0f ms", progress.expected_downtime_ms));
+  }
+  return absl::StrCat(text, absl::StrFormat(", %.1f s", progress.elapsed_s));
+}
+
+void MigrateOutput::Line(const std::string& stage, const std::string& text) {
+  if (client_.json()) return;
+  if (drawn_) client_.out() << "\r\x1b[K";
+  drawn_ = false;
+  client_.out() << absl::StrFormat("%-12s", stage) << text << "\n" << std::flush;
+}
+
+void MigrateOutput::OnStage(const std::string& stage, Event event, const std::string& detail) {
+  switch (event) {
+    case Event::kStarted:
+      said_s_ = -1;
+      return;
+    case Event::kDone:
+      return Line(stage, "done");
+    case Event::kFailed:
+      return Line(stage, "FAILED: " + detail);
+    case Event::kRolledBack:
+      return Line(stage, "rolled back: " + detail);
+    case Event::kRollbackFailed:
+      return Line(stage, "ROLLBACK FAILED: " + detail);
+    case Event::kNote:
+      return Line(stage, detail);
+  }
+}
+
+void MigrateOutput::OnProgress(const migration::Progress& progress) {
+  if (client_.json()) return;
+  if (client_.io().out_tty) {
+    client_.out() << "\r" << absl::StrFormat("%-12s", "migrate") << ProgressLine(progress, true) << "\x1b[K"
+                  << std::flush;
+    drawn_ = true;
+  } else if (said_s_ < 0 || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
+    said_s_ = progress.elapsed_s;
+    Line("migrate", ProgressLine(progress, false));
+  }
+}
+
+void PrintReport(const Client& client, const std::string& domain, const Report& report, bool dry) {
+  std::ostream& out = client.out();
+  if (dry) PrintFindings(out, report);
+  if (report.place != Place::kDestination) return;  // the error says it all
+  out << "\n" << domain << " runs at the destination";
+  if (report.account.total_ms > 0) {
+    out << absl::StrFormat(": away for %.0f ms; %.1f s in all, %s sent", report.account.downtime_ms,
+                           report.account.total_ms / 1000, MiB(report.account.transferred));
+  }
+  out << "\n";
+  Table table({{"PORT"}, {"DESTINATION"}, {"SOCKET"}, {"MADE"}, {"STATE"}, {"FRAMES", true}, {"SOURCE"}});
+  for (const migration::PortOutcome& port : report.ports) {
+    table.Add({port.source, port.destination, port.destination_socket, port.created ? "now" : "before", port.state,
+               absl::StrCat(port.frames), port.removed ? "removed" : "still there"});
+  }
+  out << table.Text();
+}
+
+object ReportJson(const std::string& domain, const Report& report, bool dry) {
+  array left;
+  for (const migration::Leftover& leftover : report.left) {
+    left.push_back(object{{"what", leftover.what}, {"command", leftover.command}});
+  }
+  object json{{"domain", domain},
+              {"status", StatusName(report, dry)},
+              {"guest", PlaceName(report.place)},
+              {"error", report.status.ok() ? boost::json::value(nullptr)
+                                           : boost::json::value(std::string(report.status.message()))},
+              {"downtime_ms", report.account.downtime_ms},
+              {"total_ms", report.account.total_ms},
+              {"transferred_bytes", report.account.transferred},
+              {"ports", PortsJson(report)},
+              {"notes", boost::json::value_from(report.notes)},
+              {"left", std::move(left)}};
+  if (dry) {
+    array stages;
+    for (const auto& stage : migration::Workflow::Stages()) {
+      stages.push_back(object{{"name", stage.name}, {"what", stage.what}, {"run", !stage.changes}});
+    }
+    json["stages"] = std::move(stages);
+  }
+  return json;
+}
+
+}  // namespace everport::cli

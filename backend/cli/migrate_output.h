@@ -1,0 +1,34 @@
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <string>
+
+#include "backend/cli/client.h"
+#include "migration/workflow.h"
+
+namespace everport::cli {
+
+// "91 MiB of 257 MiB sent, 12 MiB left, dirty 3.1 MiB/s, downtime 120 ms, 4.2 s"; with a bar for a terminal.
+std::string ProgressLine(const migration::Progress& progress, bool bar);
+
+// What is seen of a migration as it goes: a line for each stage and note; of the sending of memory one line that is
+// redrawn on a terminal, else one every 2 s. Nothing with --json.
+class MigrateOutput : public migration::Observer {
+ public:
+  explicit MigrateOutput(const Client& client) : client_(client) {}
+  void OnStage(const std::string& stage, Event event, const std::string& detail) override;
+  void OnProgress(const migration::Progress& progress) override;
+
+ private:
+  void Line(const std::string& stage, const std::string& text);
+
+  const Client& client_;
+  double said_s_ = -1;    // Progress::elapsed_s at the last line
+  bool drawn_ = false;    // the terminal's line is ours
+};
+
+// The end, in words and a table of the ports; dry: what would come.
+void PrintReport(const Client& client, const std::string& domain, const migration::Report& report, bool dry);
+boost::json::object ReportJson(const std::string& domain, const migration::Report& report, bool dry);
+
+}  // namespace everport::cli

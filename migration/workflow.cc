@@ -21,8 +21,8 @@ const std::vector<Workflow::Stage>& Workflow::Stages() {
       {"contract", "check each port's contract against the destination's", false, &Workflow::CheckContract, nullptr},
       {"plan", "see which ports the destination has, and which are to be made", false, &Workflow::PlanPorts, nullptr},
       {"create", "make the missing ports at the destination", true, &Workflow::CreatePorts, &Workflow::RemoveCreated},
-      {"migrate", "libvirt moves the guest, which runs on meanwhile", true, &Workflow::Migrate, &Workflow::Unmigrate},
-      {"confirm", "see each port run at the destination, and frames go through it", true, &Workflow::Confirm, nullptr},
+      {"migrate", "have libvirt move the guest, which runs on meanwhile", true, &Workflow::Migrate, &Workflow::Unmigrate},
+      {"confirm", "wait until each port runs at the destination and frames go through it", true, &Workflow::Confirm, nullptr},
       {"remove", "remove the source's ports", true, &Workflow::RemoveSource, nullptr},
   };
   return stages;
@@ -42,8 +42,10 @@ absl::Status Workflow::RunStage(const Stage& stage) {
   // Once the guest has gone there is nothing to cancel.
   if (cancelled_ && report_.place == Place::kSource) return absl::CancelledError("cancelled");
   observer_.OnStage(stage.name, Event::kStarted, stage.what);
+  found_.clear();
   absl::Status status = (this->*stage.run)();
-  observer_.OnStage(stage.name, status.ok() ? Event::kDone : Event::kFailed, std::string(status.message()));
+  observer_.OnStage(stage.name, status.ok() ? Event::kDone : Event::kFailed,
+                    status.ok() ? found_ : std::string(status.message()));
   return status;
 }
 
@@ -79,16 +81,7 @@ Report Workflow::DryRun() {
     report_.status = absl::Status(report_.status.code(), absl::StrCat(options_.domain, ": ", report_.status.message()));
     break;
   }
-  for (const Pair& pair : pairs_) {
-    report_.ports.push_back({.source = pair.source.name,
-                             .destination = pair.wish.port.name,
-                             .source_socket = pair.source.socket,
-                             .destination_socket = pair.wish.port.socket,
-                             .created = pair.create,
-                             .removed = false,
-                             .state = "",
-                             .frames = 0});
-  }
+  for (size_t i = 0; i < pairs_.size(); ++i) report_.ports[i].created = pairs_[i].create;
   return report_;
 }
 

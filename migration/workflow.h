@@ -121,7 +121,8 @@ class Hypervisor {
   virtual std::string DestinationCommand() const = 0;  // "virsh -c URI"
 };
 
-// Told of each step, on the thread that runs the workflow.
+// Told of each step, on the thread that runs the workflow. detail of kStarted: what the stage does; of kDone: what was
+// found, if anything.
 class Observer {
  public:
   enum class Event { kStarted, kDone, kFailed, kRolledBack, kRollbackFailed, kNote };
@@ -230,6 +231,7 @@ class Workflow {
   std::atomic<bool> cancelled_{false};
 
   std::string stage_;  // that runs
+  std::string found_;  // what it has to say when it is done
   Domain domain_;
   std::vector<Pair> pairs_;
   bool moving_ = false;  // Migrate has begun

@@ -84,6 +84,8 @@ absl::Status Workflow::ReadDomain() {
     return absl::FailedPreconditionError(absl::StrCat("interface ", nic.mac, " on ", nic.socket,
                                                       ": QEMU is the client of that socket; write mode='server'"));
   }
+  const size_t count = domain_.nics.size();
+  found_ = absl::StrCat("runs, its memory is shared, ", count, " vhostuser interface", count == 1 ? "" : "s");
   return absl::OkStatus();
 }
 
@@ -108,6 +110,7 @@ absl::Status Workflow::MatchPorts() {
                              .removed = false,
                              .state = "",
                              .frames = 0});
+    absl::StrAppend(&found_, found_.empty() ? "port " : ", ", port->name);
   }
   return absl::OkStatus();
 }
@@ -127,7 +130,10 @@ absl::Status Workflow::CheckContract() {
     auto answer = destination_.Check(*offer);
     if (!answer.ok()) return answer.status();
     report_.checks.push_back(*answer);
-    if (answer->compatible) continue;
+    if (answer->compatible) {
+      absl::StrAppend(&found_, found_.empty() ? "" : ", ", pair.source.name, ": ", pair.source.contract, " fits");
+      continue;
+    }
     std::vector<std::string> texts;
     for (const Finding& finding : answer->findings) {
       if (finding.breaks) texts.push_back(FindingText(finding));
@@ -183,7 +189,10 @@ absl::Status Workflow::PlanPort(Pair& pair, size_t number, const std::vector<Por
 absl::Status Workflow::CreatePorts() {
   for (size_t i = 0; i < pairs_.size(); ++i) {
     Pair& pair = pairs_[i];
-    if (!pair.create) continue;
+    if (!pair.create) {
+      absl::StrAppend(&found_, found_.empty() ? "" : ", ", "port ", pair.wish.port.name, " stands there");
+      continue;
+    }
     if (cancelled_) return absl::CancelledError("cancelled");
     const std::string& name = pair.wish.port.name;
     AddLeft({PortAt(destination_, name), PortCommand(destination_, name)});
@@ -193,6 +202,7 @@ absl::Status Workflow::CreatePorts() {
     if (!pair.created) TakeLeft(PortAt(destination_, name));
     if (!added.ok()) return added.status();
     report_.ports[i].created = true;
+    absl::StrAppend(&found_, found_.empty() ? "" : ", ", "port ", name, " made");
     if (!added->empty()) Note(*added);
   }
   return absl::OkStatus();

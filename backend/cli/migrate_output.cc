@@ -118,7 +118,7 @@ void MigrateOutput::OnStage(const std::string& stage, Event event, const std::st
       said_s_ = -1;
       return;
     case Event::kDone:
-      return Line(stage, "done");
+      return Line(stage, detail.empty() ? "done" : detail);
     case Event::kFailed:
       return Line(stage, "FAILED: " + detail);
     case Event::kRolledBack:

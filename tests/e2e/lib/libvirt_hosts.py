@@ -1,10 +1,16 @@
 """The two hosts of lib.migration, each with a libvirtd: a guest is a libvirt domain, and `everportctl migrate` moves it."""
 
+import json
+import pathlib
 import socket
+import threading
 
+from .everport import Everport
 from .guest import Guest
 from .libvirt import Libvirtd
-from .migration import MAC, EverportBackend, Hosts
+from .migration import MAC, Hosts
+from .process import Process, wait_until
+from .stage import build_dir
 
 DOMAIN = "vm1"
 AGENT = "run/vm1-agent.sock"  # on each host: /run is its own
@@ -56,11 +62,59 @@ class DomainGuest(Guest):
         return self.host.virt.logs()
 
 
-class LibvirtHosts(Hosts):
-    """migrate() runs everportctl; what it has said is in Moved."""
+class ApiBackend:
+    """Keeper and daemon, without ports: they come by the API."""
 
-    def __init__(self, purpose, files, **options):
-        super().__init__(purpose, files, EverportBackend, **options)
+    def __init__(self, host):
+        self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
+        self.everport.write_config()
+
+    def start(self):
+        self.everport.start()
+
+    def stop(self):
+        self.everport.stop()
+
+    def logs(self):
+        return self.everport.logs() + self.everport.ctl_text("events", "--no-follow", check=False).stdout
+
+
+class Migration:
+    """An everportctl migrate that runs. lines: what it has printed; with --json the last is the result."""
+
+    def __init__(self, command, log_path):
+        self.lines = []
+        self._changed = threading.Condition()
+        self.process = Process(command, name="everportctl migrate", log_path=log_path, on_line=self._take)
+
+    def _take(self, line):
+        with self._changed:
+            self.lines.append(line)
+            self._changed.notify_all()
+
+    def wait_line(self, accept, timeout=60):
+        with self._changed:
+            if not self._changed.wait_for(lambda: any(map(accept, self.lines)), timeout):
+                raise TimeoutError(f"everportctl migrate: {self.lines}{self.process.log_tail()}")
+
+    def wait_sending(self):
+        """Until memory is being sent."""
+        self.wait_line(lambda line: line.startswith("migrate ") and " sent, " in line)
+
+    def finish(self, timeout=180):
+        """Its exit status; then error is its line on stderr, and result what --json gave."""
+        self.status = self.process.wait(timeout)
+        said = [line for line in self.process.log_path.read_text().splitlines() if not line.startswith("$ ")]
+        self.error = said[-1] if said else ""
+        self.result = json.loads(self.lines[-1]) if self.lines and self.lines[-1].startswith("{") else None
+        return self.status
+
+
+class LibvirtHosts(Hosts):
+    """The port vm1 is at first on the first host alone."""
+
+    def __init__(self, purpose, files):
+        super().__init__(purpose, files, ApiBackend)
         try:
             for host, letter in zip(self.hosts, "ab"):
                 host.virt = Libvirtd(host, f"host-{letter}", files)
@@ -69,16 +123,62 @@ class LibvirtHosts(Hosts):
             self._closers.close()
             raise
 
-    def start(self, **xml):
+    def start(self):
         for host in self.hosts:
             host.backend.start()
             host.virt.start()
-        self.guest = self.create(self.hosts[0], **xml)
+        self.add_port(self.hosts[0])
+        self.create(self.hosts[0], nic_socket=self.hosts[0].socket)
+        self.guest = DomainGuest(self.hosts[0], DOMAIN)
         self.guest.wait_booted()
         return self
 
+    @property
+    def source(self):
+        return self.hosts[self.at]
+
+    @property
+    def target(self):
+        return self.hosts[1 - self.at]
+
+    def add_port(self, host, name=DOMAIN, **options):
+        """As everportctl port add, on a tap; further options by name."""
+        extra = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        host.backend.everport.ctl("port", "add", name, "--socket", str(host.work / f"{name}.sock"), "--mac", MAC,
+                                  "--uplink", f"tap:ep-{name},bridge={host.net.bridge}", *extra)
+
     def create(self, host, **xml):
         path = self.work / "domain.xml"
-        path.write_text(domain_xml(host.socket, **xml))
+        path.write_text(domain_xml(**xml))
         host.virt.virsh("create", path)
-        return DomainGuest(host, DOMAIN)
+
+    def begin(self, *options, json_output=False, domain=DOMAIN, to=None, dest_api=None):
+        """Starts everportctl migrate from where the guest is to the other host."""
+        self.moves += 1
+        there = self.target
+        return Migration(
+            [build_dir() / "bin/everportctl", "--api", self.source.backend.everport.run_dir / "api.sock",
+             *(["--json"] if json_output else []), "migrate", domain, "--from", self.source.virt.uri,
+             "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
+             "--dest-socket-dir", there.work, "--dest-uplink", f"tap:ep-{{port}},bridge={there.net.bridge}",
+             "--migrate-uri", f"unix://{self.work}/to{self.moves}", *options],
+            self.work / f"migrate{self.moves}.log")
+
+    def arrive(self):
+        """The guest has gone to the other host: it is reached there from now on."""
+        arrived = DomainGuest(self.target, DOMAIN)
+        arrived.take_over(self.guest)
+        self.guest.stop()
+        self.guest, self.at = arrived, 1 - self.at
+
+    def move(self, *options):
+        """A migration that must succeed; its result."""
+        migration = self.begin(*options, json_output=True)
+        assert migration.finish() == 0, migration.error
+        self.arrive()
+        return migration.result
+
+    def traces(self, host):
+        """What of a guest is to be seen on a host: ports, domains, sockets of QEMU."""
+        ports = [port["name"] for port in host.backend.everport.ctl("ports")]
+        return {"ports": ports, "domains": host.virt.domains(), "sockets": [p.name for p in host.work.glob("*.sock")]}

@@ -67,9 +67,6 @@ absl::Status Workflow::ReadDomain() {
   auto domain = hypervisor_.Read();
   if (!domain.ok()) return domain.status();
   domain_ = *std::move(domain);
-  if (!domain_.running) {
-    return absl::FailedPreconditionError("the domain does not run; start it, or move its definition by hand");
-  }
   if (domain_.nics.empty()) {
     return absl::FailedPreconditionError(
         "the domain has no vhostuser interface, so nothing of it is everport's; migrate it with virsh migrate --live");
@@ -83,6 +80,9 @@ absl::Status Workflow::ReadDomain() {
     if (nic.server) continue;
     return absl::FailedPreconditionError(absl::StrCat("interface ", nic.mac, " on ", nic.socket,
                                                       ": QEMU is the client of that socket; write mode='server'"));
+  }
+  if (!domain_.running) {
+    return absl::FailedPreconditionError("the domain does not run; start it, or move its definition by hand");
   }
   const size_t count = domain_.nics.size();
   found_ = absl::StrCat("runs, its memory is shared, ", count, " vhostuser interface", count == 1 ? "" : "s");

@@ -136,8 +136,9 @@ void MigrateOutput::OnProgress(const migration::Progress& progress) {
     client_.out() << "\r" << absl::StrFormat("%-12s", "migrate") << ProgressLine(progress, true) << "\x1b[K"
                   << std::flush;
     drawn_ = true;
-  } else if (said_s_ < 0 || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
+  } else if (said_s_ < 0 || (!sending_ && progress.total > 0) || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
     said_s_ = progress.elapsed_s;
+    sending_ = progress.total > 0;
     Line("migrate", ProgressLine(progress, false));
   }
 }

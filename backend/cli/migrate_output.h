@@ -24,6 +24,7 @@ class MigrateOutput : public migration::Observer {
 
   const Client& client_;
   double said_s_ = -1;    // Progress::elapsed_s at the last line
+  bool sending_ = false;  // memory, as far as has been said
   bool drawn_ = false;    // the terminal's line is ours
 };
 

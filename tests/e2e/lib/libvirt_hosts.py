@@ -13,25 +13,32 @@ from .process import Process, wait_until
 from .stage import build_dir
 
 DOMAIN = "vm1"
+ADDRESS = "10.77.0.2"
 AGENT = "run/vm1-agent.sock"  # on each host: /run is its own
 
 
-def domain_xml(nic_socket, *, name=DOMAIN, shared=True, nic=True, memory_mb=256, mac=MAC):
+def domain_xml(nic_socket, *, name=DOMAIN, shared=True, idle=False):
+    """nic_socket: None for a domain without such a NIC. idle: firmware alone, which finds nothing to boot."""
+    memory_mb = 32 if idle else 256
+    system = "" if idle else f"""<kernel>/mnt/vmlinuz</kernel><initrd>/mnt/initramfs</initrd>
+    <cmdline>console=ttyS0 quiet panic=-1 everport.address={ADDRESS}/24 everport.mtu=1500</cmdline>"""
+    channel = "" if idle else f"""<channel type='unix'><source mode='bind' path='/{AGENT}'/>
+      <target type='virtio' name='everport.agent'/></channel>"""
     backing = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" if shared else ""
     interface = f"""<interface type='vhostuser'>
-      <mac address='{mac}'/><source type='unix' path='{nic_socket}' mode='server'/><model type='virtio'/>
-    </interface>""" if nic else ""
+      <mac address='{MAC}'/><source type='unix' path='{nic_socket}' mode='server'/><model type='virtio'/>
+    </interface>""" if nic_socket else ""
     return f"""<domain type='qemu'>
   <name>{name}</name><memory unit='MiB'>{memory_mb}</memory><vcpu>1</vcpu>{backing}
   <os>
-    <type arch='x86_64' machine='q35'>hvm</type><kernel>/mnt/vmlinuz</kernel><initrd>/mnt/initramfs</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 everport.address=10.77.0.2/24 everport.mtu=1500</cmdline>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    {system}
   </os>
   <features><acpi/></features>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     {interface}
-    <channel type='unix'><source mode='bind' path='/{AGENT}'/><target type='virtio' name='everport.agent'/></channel>
+    {channel}
     <serial type='file'><source path='/var/log/{name}-console.log'/></serial>
     <controller type='usb' model='none'/><memballoon model='none'/>
   </devices>
@@ -42,9 +49,9 @@ def domain_xml(nic_socket, *, name=DOMAIN, shared=True, nic=True, memory_mb=256,
 class DomainGuest(Guest):
     """What runs in the domain, reached through its agent's channel on the host where it is now."""
 
-    def __init__(self, host, name, address="10.77.0.2"):
+    def __init__(self, host, name):
         # Nothing of Guest's own: libvirt has started QEMU.
-        self.host, self.name, self.address = host, name, address
+        self.host, self.name, self.address = host, name, ADDRESS
         self._start_agent(self._connect(host.virt.work / "root" / AGENT))
 
     @staticmethod
@@ -52,6 +59,9 @@ class DomainGuest(Guest):
         agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         agent.connect(str(path))
         return agent
+
+    def _fail_pending(self, why):
+        """The channel's end is no answer: the guest may run on elsewhere, and answer there."""
 
     def stop(self):
         self._agent.shutdown(socket.SHUT_RDWR)
@@ -152,24 +162,33 @@ class LibvirtHosts(Hosts):
         path.write_text(domain_xml(**xml))
         host.virt.virsh("create", path)
 
-    def begin(self, *options, json_output=False, domain=DOMAIN, to=None, dest_api=None):
+    def begin(self, *arguments, options=(), json_output=False, domain=DOMAIN, to=None, dest_api=None):
         """Starts everportctl migrate from where the guest is to the other host."""
         self.moves += 1
         there = self.target
+        own = "--dest-uplink" in options
+        uplink = [] if own else ["--dest-uplink", f"tap:ep-{{port}},bridge={there.net.bridge}"]
         return Migration(
             [build_dir() / "bin/everportctl", "--api", self.source.backend.everport.run_dir / "api.sock",
              *(["--json"] if json_output else []), "migrate", domain, "--from", self.source.virt.uri,
              "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
-             "--dest-socket-dir", there.work, "--dest-uplink", f"tap:ep-{{port}},bridge={there.net.bridge}",
-             "--migrate-uri", f"unix://{self.work}/to{self.moves}", *options],
+             "--dest-socket-dir", there.work, *uplink,
+             "--migrate-uri", f"unix://{self.work}/to{self.moves}", *arguments, *options],
             self.work / f"migrate{self.moves}.log")
 
     def arrive(self):
         """The guest has gone to the other host: it is reached there from now on."""
-        arrived = DomainGuest(self.target, DOMAIN)
-        arrived.take_over(self.guest)
-        self.guest.stop()
-        self.guest, self.at = arrived, 1 - self.at
+        left, self.at = self.guest, 1 - self.at
+        for _ in range(10):
+            self.guest = DomainGuest(self.source, DOMAIN)
+            self.guest.take_over(left)
+            left.stop()
+            try:
+                self.guest.run("true", timeout=3)
+                return
+            except TimeoutError:  # the guest's driver has missed that its channel is open again
+                left = self.guest
+        raise TimeoutError(f"{DOMAIN}: its agent does not answer on {self.source.virt.name}{self.guest.logs()}")
 
     def move(self, *options):
         """A migration that must succeed; its result."""

@@ -1,0 +1,219 @@
+"""everportctl migrate between two hosts with a libvirtd each: the guest moves and its traffic goes on; and whatever goes wrong,
+the guest runs on at the source with its network, and the destination is as it was.
+"""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from lib.libvirt_hosts import DOMAIN, LibvirtHosts
+from lib.process import wait_until
+
+MIGRATIONS = int(os.environ.get("EVERPORT_LIBVIRT_MIGRATIONS", "4"))
+NOTHING = {"ports": [], "domains": [], "sockets": []}
+GUEST = {"ports": [DOMAIN], "domains": [DOMAIN], "sockets": ["vm1.sock"]}
+SLOW = ("--bandwidth", "8")  # MiB/s: some 10 s for the guest's memory, to have a middle
+
+
+@pytest.fixture(scope="module")
+def stage(libvirt_guest_files):
+    """One guest for all tests; each leaves it with its network."""
+    with LibvirtHosts("virt", libvirt_guest_files) as hosts:
+        yield hosts.start()
+
+
+@pytest.fixture
+def hosts(stage):
+    """A guest that is reached, at a source, and a destination with nothing on it; the same afterwards."""
+    pings = stage.pinger()
+    pings.wait_reply(0, 20)
+    changes = stage.guest.carrier_changes()
+    assert (stage.traces(stage.source), stage.traces(stage.target)) == (GUEST, NOTHING)
+    yield stage
+    pings.wait_reply(time.monotonic() + 0.05, 20)
+    pings.stop()
+    assert pings.duplicates == 0
+    assert stage.guest.carrier_changes() == changes
+    assert (stage.traces(stage.source), stage.traces(stage.target)) == (GUEST, NOTHING)
+
+
+def refused(hosts, *words, timeout=180, **where):
+    """A migration that fails, with these words on its one line of error; what it said."""
+    migration = hosts.begin(**where)
+    assert migration.finish(timeout) == 1, migration.lines
+    print("\n" + migration.error)
+    for word in words:
+        assert word in migration.error, migration.error
+    return migration
+
+
+def test_there_and_back(hosts):
+    flow, receiver = hosts.flow_to_guest(3600)
+    flow.wait_progress(0, 20)
+    pings = hosts.pinger()
+    pings.wait_reply(0, 20)
+    table = []
+    for _ in range(MIGRATIONS):
+        result = hosts.move()
+        assert (result["status"], result["guest"], result["left"]) == ("completed", "destination", [])
+        port = result["ports"][0]
+        assert port["compatible"] and port["created"] and port["removed"] and port["state"] == "running"
+        assert port["frames"] > 0
+        assert (hosts.traces(hosts.source), hosts.traces(hosts.target)) == (GUEST, NOTHING)
+        flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + 0.5, 20)
+        table.append((result["downtime_ms"], result["total_ms"] / 1000, result["transferred_bytes"] / 1e6))
+    sent = flow.finish()
+    assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent
+    pings.stop()
+    print(f"\n{MIGRATIONS} migrations by everportctl and libvirt, under TCP and pings each 10 ms\n"
+          "  downtime ms   total s   MB sent")
+    for downtime, total, megabytes in table:
+        print(f"{downtime:13.0f} {total:9.1f} {megabytes:9.0f}")
+    print(f"{pings.lost} of {pings.sent} pings lost; {sent['bytes'] / 1e6:.0f} MB of TCP, every byte as sent, "
+          f"longest stall {sent['longest_stall_ms']:.0f} ms")
+
+
+def test_dry_run(hosts):
+    migration = hosts.begin("--dry-run")
+    assert migration.finish() == 0, migration.error
+    text = "\n".join(migration.lines)
+    assert f"would make port {DOMAIN} on {hosts.target.work}/vm1.sock with tap:ep-vm1" in text
+    assert "port vm1: contract fits" in text
+    assert [line.split()[0] for line in migration.lines[:9]] == [
+        "domain", "match", "destination", "contract", "plan", "create", "migrate", "confirm", "remove"]
+
+
+def test_cancelled_after_a_time(hosts):
+    migration = hosts.begin(*SLOW, "--cancel-after", "2")
+    assert migration.finish() == 1
+    assert "cancelled; rolled back: port vm1 at" in migration.error
+    assert migration.error.endswith("the guest runs on at the source")
+    assert any(" sent, " in line for line in migration.lines)
+
+
+def test_interrupted(hosts):
+    migration = hosts.begin(*SLOW)
+    migration.wait_sending()
+    migration.process.signal(signal.SIGINT)
+    assert migration.finish() == 1
+    assert "cancelled; rolled back: port vm1 at" in migration.error
+
+
+def test_interrupted_twice(hosts):
+    """The second time it is left as it is: what it then says takes all of it away."""
+    migration = hosts.begin(*SLOW)
+    migration.wait_sending()
+    hosts.source.virt.pause()  # so that the first does not come to its end
+    try:
+        migration.process.signal(signal.SIGINT)
+        wait_until(lambda: "cancelling" in migration.process.log_path.read_text(), 20, "the first signal is heard")
+        migration.process.signal(signal.SIGINT)
+        assert migration.finish() == 1
+    finally:
+        hosts.source.virt.resume()
+    assert "ended by a second signal; left behind: port vm1 at" in migration.error
+    assert "`virsh -c" in migration.error and "destroy vm1`" in migration.error
+    hosts.source.virt.virsh("domjobabort", DOMAIN)
+    wait_until(lambda: hosts.target.virt.domains() == [], 30, "the domain at the destination is gone", interval=0.2)
+    hosts.target.backend.everport.ctl("port", "remove", "vm1")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_daemon_killed_in_the_middle(hosts, side):
+    victim = (hosts.source if side == "source" else hosts.target).backend.everport
+    migration = hosts.begin(*SLOW)
+    migration.wait_sending()
+    victim.kill_daemon()
+    victim.start_daemon()
+    assert migration.finish() == 0, migration.error
+    hosts.arrive()
+
+
+def test_a_daemon_killed_and_the_migration_cancelled(hosts):
+    """The rollback waits for the daemon that its service manager starts anew."""
+    migration = hosts.begin(*SLOW)
+    migration.wait_sending()
+    hosts.target.backend.everport.kill_daemon()
+    migration.process.signal(signal.SIGINT)
+    hosts.target.backend.everport.start_daemon()
+    assert migration.finish() == 1
+    assert "cancelled; rolled back: port vm1 at" in migration.error
+
+
+def test_the_destinations_libvirt_stops_before(hosts):
+    hosts.target.virt.pause()
+    try:
+        refused(hosts, hosts.target.virt.uri, "no answer within 3s; is its libvirtd running", options=("--timeout", "3"))
+    finally:
+        hosts.target.virt.resume()
+
+
+def test_the_destinations_libvirt_is_not_there(hosts):
+    refused(hosts, "nowhere.sock", "No such file or directory", "is its libvirtd running",
+            to="qemu+unix:///system?socket=/nowhere.sock")
+
+
+def test_the_destinations_libvirt_stops_in_the_middle(hosts):
+    migration = hosts.begin(*SLOW, "--timeout", "5")
+    migration.wait_sending()
+    hosts.target.virt.pause()
+    try:
+        assert migration.finish() == 1, migration.lines
+    finally:
+        hosts.target.virt.resume()
+    assert "the guest runs on at the source" in migration.error
+    # It cleans up by itself once it hears that its client has gone.
+    wait_until(lambda: hosts.traces(hosts.target) == NOTHING, 60, "the destination is clean", interval=0.2)
+
+
+def test_the_destinations_daemon_is_not_there(hosts):
+    refused(hosts, "the destination's daemon: /nowhere.sock", dest_api="/nowhere.sock")
+
+
+def test_unknown_domain(hosts):
+    refused(hosts, "vm9: there is no such domain at", "list --all` lists those there are", domain="vm9")
+
+
+def test_without_a_vhostuser_interface(hosts):
+    hosts.create(hosts.source, name="plain", nic_socket=None, idle=True)
+    try:
+        refused(hosts, "plain: the domain has no vhostuser interface", domain="plain")
+    finally:
+        hosts.source.virt.virsh("destroy", "plain")
+
+
+def test_without_shared_memory(hosts):
+    """libvirt 11 does not even define such a domain; what everportctl says of an older libvirt's is in workflow_test.cc."""
+    with pytest.raises(RuntimeError, match="requires shared memory"):
+        hosts.create(hosts.source, name="private", nic_socket=hosts.source.work / "private.sock", shared=False, idle=True)
+
+
+def test_another_port_of_that_name(hosts):
+    hosts.add_port(hosts.target, mtu=1400)
+    try:
+        refused(hosts, "port vm1 at", "has mtu 1400 where 1500 is needed")
+        assert [port["name"] for port in hosts.target.backend.everport.ctl("ports")] == [DOMAIN]
+    finally:
+        hosts.target.backend.everport.ctl("port", "remove", "vm1")
+
+
+def test_a_port_that_stands_there(hosts):
+    """It is used as it is, and stays when the migration fails."""
+    hosts.add_port(hosts.target)
+    migration = hosts.begin(*SLOW, "--cancel-after", "1")
+    assert migration.finish() == 1
+    assert [port["name"] for port in hosts.target.backend.everport.ctl("ports")] == [DOMAIN]
+    result = hosts.move()
+    assert not result["ports"][0]["created"]
+
+
+def test_an_uplink_that_does_not_work(hosts):
+    refused(hosts, "does not work", "bridge nowhere does not exist", "rolled back: port vm1", options=(
+        "--dest-uplink", "vm1=tap:ep-vm1,bridge=nowhere"))
+
+
+def test_post_copy_is_not_offered(hosts):
+    refused(hosts, "ostcopy", options=("--postcopy",))

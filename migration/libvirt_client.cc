@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -366,7 +367,10 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
     if (const auto ended = move_->Wait(kPoll)) {
       if (ended->code == VIR_ERR_OK) return absl::OkStatus();
       if (cancelled) return absl::CancelledError("cancelled");
-      const absl::Status status = StatusOf(*ended, "libvirt", "see the logs of libvirtd and QEMU on both hosts");
+      const bool postcopy_refused = options_.postcopy && absl::StrContains(absl::AsciiStrToLower(ended->text), "postcopy");
+      const absl::Status status = StatusOf(*ended, "libvirt",
+                                           postcopy_refused ? "migrate without --postcopy"
+                                                            : "see the logs of libvirtd and QEMU on both hosts");
       if (abort_at == absl::InfiniteFuture()) return status;
       return absl::DeadlineExceededError(absl::StrCat("no progress for ", absl::FormatDuration(options_.timeout),
                                                       ": the destination has stopped answering; ", status.message()));
@@ -420,8 +424,8 @@ absl::Status LibvirtClient::CleanDestination() {
   }
   if (gone()) return absl::OkStatus();
   if (state == State::kUnknown) {
-    return absl::UnavailableError(absl::StrCat("libvirt at ", options_.to, " does not answer: whether the domain waits ",
-                                               "there is not known (it removes it by itself when it is back)"));
+    return absl::UnavailableError(absl::StrCat("libvirt at ", options_.to, " does not answer, so whether the domain ",
+                                               "waits there is not known; it removes it by itself when it is back"));
   }
   if (state == State::kRunning) {
     return absl::FailedPreconditionError(absl::StrCat("the domain runs at ", options_.to, " as well"));

@@ -106,6 +106,7 @@ void Workflow::RollBack(size_t failed) {
     const absl::Status status = (this->*stage.rollback)();
     const bool something = undone_.size() > before;
     if (!status.ok()) {
+      not_undone_.emplace_back(status.message());
       observer_.OnStage(stage.name, Event::kRollbackFailed, std::string(status.message()));
     } else if (something) {
       observer_.OnStage(stage.name, Event::kRolledBack,
@@ -118,6 +119,7 @@ void Workflow::RollBack(size_t failed) {
 absl::Status Workflow::Failure(const absl::Status& cause) {
   std::string text = absl::StrCat(options_.domain, ": ", cause.message());
   if (!undone_.empty()) absl::StrAppend(&text, "; rolled back: ", absl::StrJoin(undone_, ", "));
+  if (!not_undone_.empty()) absl::StrAppend(&text, "; not rolled back: ", absl::StrJoin(not_undone_, ", "));
   const bool lost = report_.place == Place::kUnknown;
   if (lost) {
     absl::StrAppend(&text, "; nothing was rolled back, as it is not known on which host the guest runs: see `",

@@ -213,6 +213,7 @@ class Workflow {
   absl::Status RemoveSource();
 
   absl::Status PlanPort(Pair& pair, size_t number, const std::vector<PortView>& there);
+  bool DestinationServes(double now_s);
   absl::Status ConfirmPort(const Pair& pair, PortOutcome& outcome);
   absl::Status RunStage(const Stage& stage);
   void RollBack(size_t failed);
@@ -235,7 +236,9 @@ class Workflow {
   Domain domain_;
   std::vector<Pair> pairs_;
   bool moving_ = false;  // Migrate has begun
-  std::vector<std::string> undone_;
+  double asked_s_ = 0, served_s_ = 0;  // Progress::elapsed_s when the destination's daemon was asked, and answered
+  absl::Status destination_gone_;
+  std::vector<std::string> undone_, not_undone_;
   std::vector<std::string> problems_;  // after the guest has gone: the work goes on
   Report report_;
 

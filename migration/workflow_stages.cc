@@ -17,6 +17,9 @@ constexpr absl::Duration kPoll = absl::Milliseconds(200);
 // A daemon that has been killed is started anew by its service manager: so long its rollback waits for it.
 constexpr absl::Duration kRestart = absl::Seconds(10);
 
+// How long the destination's daemon may be away while memory is sent, and how often it is asked.
+constexpr double kAway_s = 5, kAsk_s = 1;
+
 std::string PortCommand(const PortApi& api, const std::string& port) {
   return absl::StrCat("everportctl --api ", api.Address(), " port remove ", port);
 }
@@ -236,12 +239,13 @@ absl::Status Workflow::Migrate() {
   const std::string what = absl::StrCat("domain ", options_.domain, " at the destination");
   AddLeft({what, absl::StrCat(hypervisor_.DestinationCommand(), " destroy ", options_.domain)});
   moving_ = true;
-  const absl::Status status = hypervisor_.Migrate(sockets, [this](const Progress& progress) {
+  absl::Status status = hypervisor_.Migrate(sockets, [this](const Progress& progress) {
     observer_.OnProgress(progress);
     if (options_.cancel_after_s >= 0 && progress.elapsed_s >= options_.cancel_after_s) cancelled_ = true;
-    return !cancelled_;
+    return !cancelled_ && DestinationServes(progress.elapsed_s);
   });
   report_.place = status.ok() ? Place::kDestination : hypervisor_.Settle();
+  if (!status.ok() && !destination_gone_.ok()) status = destination_gone_;
   if (report_.place != Place::kDestination) return status;
   TakeLeft(what);
   for (const Pair& pair : pairs_) {
@@ -257,6 +261,20 @@ absl::Status Workflow::Migrate() {
     Note(absl::StrCat("how long the guest was away is not known: ", account.status().message()));
   }
   return absl::OkStatus();
+}
+
+// A guest that arrived where no daemon is would have no network; here it has. A daemon that is started anew is no fault.
+bool Workflow::DestinationServes(double now_s) {
+  if (now_s < asked_s_ + kAsk_s) return destination_gone_.ok();
+  asked_s_ = now_s;
+  const absl::Status ready = destination_.Ready();
+  if (ready.ok()) {
+    served_s_ = now_s;
+  } else if (now_s > served_s_ + kAway_s) {
+    destination_gone_ =
+        absl::UnavailableError(absl::StrCat("the destination's daemon has gone meanwhile: ", ready.message()));
+  }
+  return destination_gone_.ok();
 }
 
 absl::Status Workflow::Unmigrate() {

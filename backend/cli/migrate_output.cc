@@ -1,5 +1,8 @@
 #include "backend/cli/migrate_output.h"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/value_from.hpp>
@@ -18,7 +21,7 @@ using migration::Place;
 using migration::Report;
 
 constexpr double kBetweenLines_s = 2;
-constexpr size_t kBar = 20;
+constexpr size_t kBar = 10;
 
 std::string MiB(uint64_t bytes) {
   return absl::StrFormat("%.*f MiB", bytes < 10u << 20 ? 1 : 0, static_cast<double>(bytes) / (1 << 20));
@@ -87,6 +90,12 @@ void PrintFindings(std::ostream& out, const Report& report) {
   }
 }
 
+// What is longer would go on in the next line, and could not be redrawn.
+size_t TerminalWidth() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
+}
+
 }  // namespace
 
 std::string ProgressLine(const migration::Progress& progress, bool bar) {
@@ -97,10 +106,10 @@ std::string ProgressLine(const migration::Progress& progress, bool bar) {
     text = absl::StrCat("[", std::string(done, '#'), std::string(kBar - done, '.'), "] ");
   }
   if (whole == 0) return absl::StrCat(text, absl::StrFormat("being set up, %.1f s", progress.elapsed_s));
-  absl::StrAppend(&text, MiB(progress.transferred), " sent, ", MiB(progress.remaining), " of ", MiB(whole), " left, ",
-                  "dirty ", MiB(progress.dirty_bytes_per_s), "/s");
+  absl::StrAppend(&text, MiB(progress.transferred), " sent, ", MiB(progress.remaining), " left, dirty ",
+                  MiB(progress.dirty_bytes_per_s), "/s");
   if (progress.expected_downtime_ms > 0) {
-    absl::StrAppend(&text, absl::StrFormat(", downtime about %.0f ms", progress.expected_downtime_ms));
+    absl::StrAppend(&text, absl::StrFormat(", downtime %.0f ms", progress.expected_downtime_ms));
   }
   return absl::StrCat(text, absl::StrFormat(", %.1f s", progress.elapsed_s));
 }
@@ -133,8 +142,8 @@ void MigrateOutput::OnStage(const std::string& stage, Event event, const std::st
 void MigrateOutput::OnProgress(const migration::Progress& progress) {
   if (client_.json()) return;
   if (client_.io().out_tty) {
-    client_.out() << "\r" << absl::StrFormat("%-12s", "migrate") << ProgressLine(progress, true) << "\x1b[K"
-                  << std::flush;
+    const std::string line = absl::StrFormat("%-12s", "migrate") + ProgressLine(progress, true);
+    client_.out() << "\r" << line.substr(0, TerminalWidth()) << "\x1b[K" << std::flush;
     drawn_ = true;
   } else if (said_s_ < 0 || (!sending_ && progress.total > 0) || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
     said_s_ = progress.elapsed_s;

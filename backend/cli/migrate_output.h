@@ -8,7 +8,7 @@
 
 namespace everport::cli {
 
-// "91 MiB of 257 MiB sent, 12 MiB left, dirty 3.1 MiB/s, downtime 120 ms, 4.2 s"; with a bar for a terminal.
+// "91 MiB sent, 12 MiB left, dirty 3.1 MiB/s, downtime 300 ms, 4.2 s"; bar: with "[#########.] " before it.
 std::string ProgressLine(const migration::Progress& progress, bool bar);
 
 // What is seen of a migration as it goes: a line for each stage and note; of the sending of memory one line that is

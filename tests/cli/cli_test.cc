@@ -508,7 +508,7 @@ TEST_F(CliTest, DoctorWorksFromTheFileAlone) {
 }
 
 TEST_F(CliTest, WhatComesLaterSaysSo) {
-  for (const auto& args : std::vector<std::vector<std::string>>{{"migrate"}, {"handover"}, {"drain"}}) {
+  for (const auto& args : std::vector<std::vector<std::string>>{{"handover"}, {"drain"}}) {
     const Result result = Run(args);
     EXPECT_EQ(result.status, 1);
     EXPECT_THAT(result.err, HasSubstr("not available yet"));
@@ -583,7 +583,7 @@ TEST_F(CliTest, ErrorsAreJsonWhereResultsAre) {
       {{"--json"}, 2, "usage", "a verb is missing"},
       {{"--json", "port", "add", "vm9"}, 2, "usage", "no socket is given"},
       {{"--json", "port", "show", "none"}, 1, "not_found", "port none: "},
-      {{"--json", "migrate"}, 1, "unimplemented", "not available yet"},
+      {{"--json", "drain"}, 1, "unimplemented", "not available yet"},
       {{"--json", "--api", dir / "none.sock", "ports"}, 1, "unavailable", "start everportd"},
       {{"--json", "doctor", "--config", dir.Write("bad.toml", "x = 1\n")}, 1, "failed_precondition", "bad.toml:1: x: "},
   };

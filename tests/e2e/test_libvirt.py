@@ -5,12 +5,14 @@ the guest runs on at the source with its network, and the destination is as it w
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
 from lib.libvirt_hosts import DOMAIN, LibvirtHosts
 from lib.process import wait_until
+from lib.stage import build_dir
 
 MIGRATIONS = int(os.environ.get("EVERPORT_LIBVIRT_MIGRATIONS", "4"))
 NOTHING = {"ports": [], "domains": [], "sockets": []}
@@ -143,6 +145,21 @@ def test_a_daemon_killed_and_the_migration_cancelled(hosts):
     assert "cancelled; rolled back: port vm1 at" in migration.error
 
 
+def test_a_daemon_killed_for_good(hosts):
+    """Where no daemon is the guest does not go; what cannot be taken away there is named with its command."""
+    victim = hosts.target.backend.everport
+    migration = hosts.begin("--bandwidth", "2")
+    migration.wait_sending()
+    victim.kill_daemon()
+    assert migration.finish() == 1
+    victim.start_daemon()
+    print("\n" + migration.error)
+    assert "the destination's daemon has gone meanwhile" in migration.error
+    command = f"everportctl --api {victim.run_dir}/api.sock port remove vm1"
+    assert f"left behind: port vm1 at {victim.run_dir}/api.sock, take it away with `{command}`" in migration.error
+    subprocess.run([build_dir() / "bin" / command.split()[0], *command.split()[1:]], check=True)
+
+
 def test_the_destinations_libvirt_stops_before(hosts):
     hosts.target.virt.pause()
     try:
@@ -164,6 +181,7 @@ def test_the_destinations_libvirt_stops_in_the_middle(hosts):
         assert migration.finish() == 1, migration.lines
     finally:
         hosts.target.virt.resume()
+    print("\n" + migration.error)
     assert "the guest runs on at the source" in migration.error
     # It cleans up by itself once it hears that its client has gone.
     wait_until(lambda: hosts.traces(hosts.target) == NOTHING, 60, "the destination is clean", interval=0.2)
@@ -171,6 +189,25 @@ def test_the_destinations_libvirt_stops_in_the_middle(hosts):
 
 def test_the_destinations_daemon_is_not_there(hosts):
     refused(hosts, "the destination's daemon: /nowhere.sock", dest_api="/nowhere.sock")
+
+
+def test_the_sources_libvirt_is_not_there(hosts):
+    refused(hosts, "nowhere.sock", "No such file or directory", options=(
+        "--from", "qemu+unix:///system?socket=/nowhere.sock"))
+
+
+def test_the_destination_is_the_source(hosts):
+    refused(hosts, "is active at the destination", "is that another host than the source?", to=hosts.source.virt.uri)
+
+
+def test_a_persistent_domain_is_defined_on_one_host(hosts):
+    xml = hosts.work / "inactive.xml"
+    xml.write_text(hosts.source.virt.virsh("dumpxml", "--inactive", DOMAIN))
+    hosts.source.virt.virsh("define", xml)
+    hosts.move()
+    assert hosts.target.virt.domains() == []
+    assert str(hosts.source.socket) in hosts.source.virt.virsh("dumpxml", "--inactive", DOMAIN)
+    hosts.source.virt.virsh("undefine", DOMAIN)  # transient again
 
 
 def test_unknown_domain(hosts):
@@ -216,4 +253,4 @@ def test_an_uplink_that_does_not_work(hosts):
 
 
 def test_post_copy_is_not_offered(hosts):
-    refused(hosts, "ostcopy", options=("--postcopy",))
+    refused(hosts, "not capable of postcopy", "migrate without --postcopy", options=("--postcopy",))

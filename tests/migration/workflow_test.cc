@@ -107,7 +107,8 @@ class FakeHypervisor : public Hypervisor {
                        const std::function<bool(const Progress&)>& progress) override {
     sockets = map;
     calls_.emplace_back("migrate");
-    for (int second = 0; second < 3; ++second) {
+    for (int second = 0; second < seconds; ++second) {
+      if (second == act_at) act();
       if (!progress({.total = 100, .elapsed_s = second + 0.0})) {
         if (!too_late) return absl::CancelledError("cancelled");
       }
@@ -138,6 +139,8 @@ class FakeHypervisor : public Hypervisor {
   std::string arrives_as = "running";
   uint64_t frames = 7;
   bool too_late = false;
+  int seconds = 3, act_at = -1;
+  std::function<void()> act;
 
  private:
   FakeDestination& destination_;
@@ -319,6 +322,7 @@ TEST_F(WorkflowTest, ARollbackThatFailsSaysWhatIsLeftAndGoesOn) {
   EXPECT_THAT(text, HasSubstr("left behind: port net1 at /b/api.sock, take it away with `everportctl --api /b/api.sock "
                               "port remove net1`"));
   EXPECT_THAT(text, HasSubstr("rolled back: port net0"));
+  EXPECT_THAT(text, HasSubstr("not rolled back: b does not answer, state_dir is full"));
   EXPECT_THAT(recorder.not_undone, ElementsAre("migrate", "create"));
   ASSERT_EQ(destination.ports.size(), 1u);
   EXPECT_EQ(destination.ports[0].name, "net1");
@@ -372,6 +376,27 @@ TEST_F(WorkflowTest, CancelsAfterSoManySecondsOfSending) {
   EXPECT_TRUE(absl::IsCancelled(report.status));
   EXPECT_EQ(recorder.progress, 2);
   ExpectUndone(report, "cancelled");
+}
+
+TEST_F(WorkflowTest, ADestinationDaemonThatGoesInTheMiddleEndsIt) {
+  hypervisor.seconds = 60;
+  hypervisor.act_at = 10;
+  hypervisor.act = [this] { destination.ready = absl::UnavailableError("nobody listens"); };
+  const Report report = Run();
+  EXPECT_FALSE(absl::IsCancelled(report.status));
+  ExpectUndone(report, "the destination's daemon has gone meanwhile: nobody listens");
+  EXPECT_LT(recorder.progress, 20);
+}
+
+TEST_F(WorkflowTest, ADestinationDaemonThatIsStartedAnewInTheMiddleDoesNot) {
+  hypervisor.seconds = 60;
+  hypervisor.act_at = 10;
+  hypervisor.act = [this] {
+    destination.ready = absl::UnavailableError("nobody listens");
+    hypervisor.act_at = 14;
+    hypervisor.act = [this] { destination.ready = absl::OkStatus(); };
+  };
+  EXPECT_EQ(Run().status, absl::OkStatus());
 }
 
 TEST_F(WorkflowTest, WhatWouldBeLeftIsKnownAtAnyTime) {

@@ -167,11 +167,11 @@ class LibvirtHosts(Hosts):
         self.moves += 1
         there = self.target
         own = "--dest-uplink" in options
+        start = [] if "--from" in options else ["--from", self.source.virt.uri]
         uplink = [] if own else ["--dest-uplink", f"tap:ep-{{port}},bridge={there.net.bridge}"]
         return Migration(
             [build_dir() / "bin/everportctl", "--api", self.source.backend.everport.run_dir / "api.sock",
-             *(["--json"] if json_output else []), "migrate", domain, "--from", self.source.virt.uri,
-             "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
+             *(["--json"] if json_output else []), "migrate", domain, *start, "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
              "--dest-socket-dir", there.work, *uplink,
              "--migrate-uri", f"unix://{self.work}/to{self.moves}", *arguments, *options],
             self.work / f"migrate{self.moves}.log")

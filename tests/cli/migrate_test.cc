@@ -1,0 +1,200 @@
+// everportctl migrate, but for libvirt: what it asks of two daemons, what it shows, and how it is misused.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json/parse.hpp>
+#include <sstream>
+
+#include "backend/cli/app.h"
+#include "backend/cli/migrate_api.h"
+#include "backend/cli/migrate_output.h"
+#include "tests/cli/fake_daemon.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace everport::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using Event = migration::Observer::Event;
+
+class MigrateTest : public testing::Test {
+ protected:
+  int Run(std::vector<std::string> args) {
+    std::vector<const char*> argv = {"everportctl"};
+    for (const std::string& arg : args) argv.push_back(arg.c_str());
+    return RunCli(static_cast<int>(argv.size()), argv.data(), socket, io);
+  }
+  std::string Shown() { return std::exchange(out, std::ostringstream()).str(); }
+
+  fakes::TempDir dir;
+  const std::string socket = dir / "api.sock";
+  fakes::FakeDaemon daemon{socket};
+  std::istringstream in;
+  std::ostringstream out, err;
+  CliIo io{in, out, err};
+  Client client{io, false, HttpClient(socket)};
+  SourceHost source{client, socket};
+  DestinationHost destination{client, socket};
+};
+
+TEST_F(MigrateTest, PortsAreAsTheDaemonHasThem) {
+  const auto ports = source.Ports();
+  ASSERT_TRUE(ports.ok()) << ports.status();
+  ASSERT_EQ(ports->size(), 2u);
+  const migration::PortView& port = ports->front();
+  EXPECT_EQ(port.name, "vm1-net0");
+  EXPECT_EQ(port.state, "running");
+  EXPECT_EQ(port.contract, "everport-1");
+  EXPECT_EQ(port.frames, 1734u);
+  EXPECT_TRUE(port.has_path);
+  EXPECT_TRUE(port.counts);
+  EXPECT_FALSE(ports->back().has_path);
+}
+
+TEST_F(MigrateTest, APortIsMadeWithItsUplinks) {
+  migration::PortWish wish;
+  wish.port = {.name = "vm9",
+               .socket = "/run/vms/vm9.sock",
+               .mac = "52:54:00:00:00:09",
+               .contract = "everport-1",
+               .queue_pairs = 2,
+               .mtu = 9000,
+               .failback_delay_ms = 7,
+               .state = "",
+               .reason = ""};
+  wish.uplinks = {"vf:0000:3b:02.1,bind", "tap:ep-vm9,bridge=br0"};
+  const auto added = destination.Add(wish);
+  ASSERT_TRUE(added.ok()) << added.status();
+  daemon.Do([&] {
+    const PortConfig& made = daemon.service().ports.back().config;
+    EXPECT_EQ(made.name, "vm9");
+    EXPECT_EQ(made.socket, "/run/vms/vm9.sock");
+    EXPECT_EQ(made.mac, "52:54:00:00:00:09");
+    EXPECT_EQ(made.queue_pairs, 2);
+    EXPECT_EQ(made.mtu, 9000);
+    EXPECT_EQ(made.failback_delay_ms, 7u);
+    ASSERT_EQ(made.uplinks.size(), 2u);
+    EXPECT_TRUE(made.uplinks[0].bind);
+    EXPECT_EQ(made.uplinks[1].bridge, "br0");
+  });
+  EXPECT_EQ(destination.Remove("vm9"), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(destination.Remove("vm9")));
+}
+
+TEST_F(MigrateTest, ADaemonThatIsNotReadyIsRefusedWithItsProblems) {
+  EXPECT_EQ(destination.Ready(), absl::OkStatus());
+  daemon.Do([&] {
+    daemon.service().health.ready = false;
+    daemon.service().health.problems = {"keeper not connected; systemctl start everport-keeper"};
+  });
+  EXPECT_THAT(std::string(destination.Ready().message()),
+              HasSubstr("api.sock is not ready: keeper not connected; systemctl start everport-keeper"));
+}
+
+TEST_F(MigrateTest, OneContractIsOneContract) {
+  const auto ports = source.Ports();
+  const auto offer = source.OfferOf(ports->front());
+  ASSERT_TRUE(offer.ok()) << offer.status();
+  const auto answer = destination.Check(*offer);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_TRUE(answer->compatible);
+}
+
+TEST_F(MigrateTest, StagesAndProgressAreLines) {
+  MigrateOutput output(client);
+  output.OnStage("create", Event::kStarted, "make the missing ports");
+  output.OnStage("create", Event::kDone, "port vm1 made");
+  output.OnStage("migrate", Event::kStarted, "have libvirt move the guest");
+  EXPECT_EQ(Shown(), "create      port vm1 made\n");
+  output.OnProgress({.elapsed_s = 0.1});
+  output.OnProgress({.elapsed_s = 0.2});
+  output.OnProgress({.total = 256 << 20, .transferred = 1 << 20, .remaining = 200 << 20, .elapsed_s = 0.3});
+  output.OnProgress({.total = 256 << 20, .transferred = 2 << 20, .remaining = 199 << 20, .elapsed_s = 0.4});
+  output.OnProgress({.total = 256 << 20,
+                     .transferred = 50 << 20,
+                     .remaining = 150 << 20,
+                     .dirty_bytes_per_s = 3 << 20,
+                     .expected_downtime_ms = 300,
+                     .elapsed_s = 2.4});
+  output.OnStage("migrate", Event::kFailed, "cancelled");
+  output.OnStage("create", Event::kRolledBack, "port vm1 removed");
+  output.OnStage("create", Event::kRollbackFailed, "no");
+  EXPECT_EQ(Shown(),
+            "migrate     being set up, 0.1 s\n"
+            "migrate     1.0 MiB sent, 200 MiB left, dirty 0.0 MiB/s, 0.3 s\n"
+            "migrate     50 MiB sent, 150 MiB left, dirty 3.0 MiB/s, downtime 300 ms, 2.4 s\n"
+            "migrate     FAILED: cancelled\n"
+            "create      rolled back: port vm1 removed\n"
+            "create      ROLLBACK FAILED: no\n");
+}
+
+TEST_F(MigrateTest, OnATerminalOneLineIsRedrawn) {
+  io.out_tty = true;
+  MigrateOutput output(client);
+  output.OnProgress({.total = 100 << 20, .transferred = 50 << 20, .remaining = 50 << 20, .elapsed_s = 1});
+  output.OnProgress({.total = 100 << 20, .transferred = 90 << 20, .remaining = 10 << 20, .elapsed_s = 1.1});
+  output.OnStage("migrate", Event::kDone, "");
+  EXPECT_EQ(Shown(),
+            "\rmigrate     [#####.....] 50 MiB sent, 50 MiB left, dirty 0.0 MiB/s, 1.0 s\x1b[K"
+            "\rmigrate     [#########.] 90 MiB sent, 10 MiB left, dirty 0.0 MiB/s, 1.1 s\x1b[K"
+            "\r\x1b[Kmigrate     done\n");
+}
+
+TEST_F(MigrateTest, WithJsonThereIsTheResultAlone) {
+  const Client json(io, true, HttpClient(socket));
+  MigrateOutput output(json);
+  output.OnStage("create", Event::kDone, "port vm1 made");
+  output.OnProgress({.elapsed_s = 2.1});
+  EXPECT_EQ(Shown(), "");
+  migration::Report report;
+  report.status = absl::CancelledError("vm1: cancelled");
+  report.ports.push_back({.source = "vm1",
+                          .destination = "vm1",
+                          .source_socket = "/a",
+                          .destination_socket = "/b",
+                          .created = true,
+                          .removed = false,
+                          .state = "waiting",
+                          .frames = 3});
+  report.left.push_back({"port vm1", "everportctl port remove vm1"});
+  const boost::json::value said = ReportJson("vm1", report, false);
+  EXPECT_EQ(said.at("status"), "cancelled");
+  EXPECT_EQ(said.at("guest"), "source");
+  EXPECT_EQ(said.at("error"), "vm1: cancelled");
+  EXPECT_EQ(said.at("left").at(0).at("command"), "everportctl port remove vm1");
+  EXPECT_EQ(said.at("ports").at(0).at("destination_socket"), "/b");
+  EXPECT_EQ(ReportJson("vm1", {}, true).at("stages").at(0).at("name"), "domain");
+}
+
+TEST_F(MigrateTest, TheEndIsASentenceAndATable) {
+  migration::Report report;
+  report.place = migration::Place::kDestination;
+  report.account = {.downtime_ms = 122, .total_ms = 1630, .transferred = 100 << 20};
+  report.ports.push_back({.source = "vm1",
+                          .destination = "vm1",
+                          .source_socket = "/a",
+                          .destination_socket = "/b",
+                          .created = true,
+                          .removed = true,
+                          .state = "running",
+                          .frames = 48});
+  PrintReport(client, "vm1", report, false);
+  EXPECT_EQ(Shown(),
+            "\nvm1 runs at the destination: away for 122 ms; 1.6 s in all, 100 MiB sent\n"
+            "PORT  DESTINATION  SOCKET  MADE  STATE    FRAMES  SOURCE\n"
+            "vm1   vm1          /b      now   running      48  removed\n");
+}
+
+TEST_F(MigrateTest, WrongUsageIsTwo) {
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "qemu+tls://b/system"}), 2);
+  EXPECT_THAT(err.str(), HasSubstr("--dest-api is required"));
+  err.str("");
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--dest-uplink", "vm1=tapp:x"}), 2);
+  EXPECT_THAT(err.str(), HasSubstr("--dest-uplink tapp:x: "));
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--cancel-after", "-1"}), 2);
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--timeout", "0"}), 2);
+}
+
+}  // namespace
+}  // namespace everport::cli

@@ -24,13 +24,15 @@ namespace {
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr absl::Duration kOwnCleanup = absl::Seconds(5);  // libvirt removes by itself what a failed migration has left
 
-#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                                 \
-  X(virConnectClose) X(virConnectOpen) X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy)             \
-  X(virDomainFree) X(virDomainGetJobStats) X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString)         \
-  X(virDomainGetXMLDesc) X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString)             \
-  X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume) X(virEventRegisterDefaultImpl)        \
-  X(virEventRunDefaultImpl) X(virGetLastErrorCode) X(virGetLastErrorMessage) X(virSetErrorFunc)                       \
-  X(virTypedParamsAddString) X(virTypedParamsAddULLong) X(virTypedParamsFree) X(virTypedParamsGetULLong)
+#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                             \
+  X(virConnectClose)                                                                                              \
+  X(virConnectOpen) X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy) X(virDomainFree)           \
+      X(virDomainGetJobStats) X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString)                  \
+          X(virDomainGetXMLDesc) X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString) \
+              X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume)                       \
+                  X(virEventRegisterDefaultImpl) X(virEventRunDefaultImpl) X(virGetLastErrorCode)                 \
+                      X(virGetLastErrorMessage) X(virSetErrorFunc) X(virTypedParamsAddString)                     \
+                          X(virTypedParamsAddULLong) X(virTypedParamsFree) X(virTypedParamsGetULLong)
 
 struct Lib {
 #define X(name) decltype(&::name) name = nullptr;
@@ -58,7 +60,8 @@ absl::StatusOr<const Lib*> Load() {
   if (!lib->name) missing = #name;
   EVERPORT_LIBVIRT_FUNCTIONS(X)
 #undef X
-  if (missing) return absl::UnavailableError(absl::StrCat("libvirt.so.0 has no ", missing, "; install a newer libvirt0"));
+  if (missing)
+    return absl::UnavailableError(absl::StrCat("libvirt.so.0 has no ", missing, "; install a newer libvirt0"));
   lib->virSetErrorFunc(nullptr, KeepQuiet);
   if (lib->virEventRegisterDefaultImpl() < 0) return absl::InternalError("libvirt: no event loop");
   loaded = lib.release();
@@ -340,8 +343,8 @@ std::optional<LibvirtClient::Job> LibvirtClient::ReadJob(const DomainRef& domain
   job.progress = {.total = params.Number(VIR_DOMAIN_JOB_DATA_TOTAL),
                   .transferred = params.Number(VIR_DOMAIN_JOB_DATA_PROCESSED),
                   .remaining = params.Number(VIR_DOMAIN_JOB_DATA_REMAINING),
-                  .dirty_bytes_per_s = params.Number(VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) *
-                                       params.Number(VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE),
+                  .dirty_bytes_per_s =
+                      params.Number(VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) * params.Number(VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE),
                   .expected_downtime_ms = static_cast<double>(params.Number(VIR_DOMAIN_JOB_DOWNTIME)),
                   .elapsed_s = 0};
   if (account) {
@@ -367,10 +370,11 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
     if (const auto ended = move_->Wait(kPoll)) {
       if (ended->code == VIR_ERR_OK) return absl::OkStatus();
       if (cancelled) return absl::CancelledError("cancelled");
-      const bool postcopy_refused = options_.postcopy && absl::StrContains(absl::AsciiStrToLower(ended->text), "postcopy");
-      const absl::Status status = StatusOf(*ended, "libvirt",
-                                           postcopy_refused ? "migrate without --postcopy"
-                                                            : "see the logs of libvirtd and QEMU on both hosts");
+      const bool postcopy_refused =
+          options_.postcopy && absl::StrContains(absl::AsciiStrToLower(ended->text), "postcopy");
+      const absl::Status status =
+          StatusOf(*ended, "libvirt",
+                   postcopy_refused ? "migrate without --postcopy" : "see the logs of libvirtd and QEMU on both hosts");
       if (abort_at == absl::InfiniteFuture()) return status;
       return absl::DeadlineExceededError(absl::StrCat("no progress for ", absl::FormatDuration(options_.timeout),
                                                       ": the destination has stopped answering; ", status.message()));

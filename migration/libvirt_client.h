@@ -12,9 +12,9 @@
 namespace everport::migration {
 
 struct LibvirtOptions {
-  std::string domain;       // name or UUID
-  std::string from, to;     // URIs; the source's libvirtd connects to `to` by itself (peer to peer)
-  std::string migrate_uri;  // where the memory is sent; empty: libvirt's choice
+  std::string domain;            // name or UUID
+  std::string from, to;          // URIs; the source's libvirtd connects to `to` by itself (peer to peer)
+  std::string migrate_uri;       // where the memory is sent; empty: libvirt's choice
   uint64_t bandwidth_mib_s = 0;  // 0: no limit
   bool postcopy = false;         // after the first pass over memory
   // A host that says nothing for so long is given up; a migration without progress for so long is aborted.

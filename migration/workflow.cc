@@ -21,8 +21,10 @@ const std::vector<Workflow::Stage>& Workflow::Stages() {
       {"contract", "check each port's contract against the destination's", false, &Workflow::CheckContract, nullptr},
       {"plan", "see which ports the destination has, and which are to be made", false, &Workflow::PlanPorts, nullptr},
       {"create", "make the missing ports at the destination", true, &Workflow::CreatePorts, &Workflow::RemoveCreated},
-      {"migrate", "have libvirt move the guest, which runs on meanwhile", true, &Workflow::Migrate, &Workflow::Unmigrate},
-      {"confirm", "wait until each port runs at the destination and frames go through it", true, &Workflow::Confirm, nullptr},
+      {"migrate", "have libvirt move the guest, which runs on meanwhile", true, &Workflow::Migrate,
+       &Workflow::Unmigrate},
+      {"confirm", "wait until each port runs at the destination and frames go through it", true, &Workflow::Confirm,
+       nullptr},
       {"remove", "remove the source's ports", true, &Workflow::RemoveSource, nullptr},
   };
   return stages;

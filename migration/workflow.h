@@ -36,11 +36,11 @@ struct PortView {
   std::string name, socket, mac, contract;
   unsigned queue_pairs = 1, mtu = 1500;
   uint32_t failback_delay_ms = 0;
-  std::string state;     // waiting, connected, running
-  std::string reason;    // what is amiss, if anything
+  std::string state;   // waiting, connected, running
+  std::string reason;  // what is amiss, if anything
   bool has_path = false;
-  bool counts = true;    // false: a device serves the guest, whose frames nobody counts
-  uint64_t frames = 0;   // both ways
+  bool counts = true;   // false: a device serves the guest, whose frames nobody counts
+  uint64_t frames = 0;  // both ways
 };
 
 // What is to be a port at the destination.
@@ -136,7 +136,7 @@ struct Options {
   // KIND:DEVICE[,…] for ports that are made at the destination, best first; with PORT= before it for that one alone.
   // {port} stands for the port's name, {n} for its number among the domain's, from 0.
   std::vector<std::string> uplinks;
-  std::string socket_dir;  // where QEMU makes its sockets at the destination; empty: where it does at the source
+  std::string socket_dir;      // where QEMU makes its sockets at the destination; empty: where it does at the source
   double cancel_after_s = -1;  // of sending memory; negative: never
   absl::Duration confirm = absl::Seconds(30);  // how long a port may take to run at the destination
   absl::Duration silence = absl::Seconds(5);   // and from then on, to the first frame
@@ -145,10 +145,10 @@ struct Options {
 struct PortOutcome {
   std::string source, destination;  // names
   std::string source_socket, destination_socket;
-  bool created = false;             // false: it stood there already
-  bool removed = false;             // from the source
-  std::string state;                // at the destination, when last seen
-  uint64_t frames = 0;              // there, since the guest came
+  bool created = false;  // false: it stood there already
+  bool removed = false;  // from the source
+  std::string state;     // at the destination, when last seen
+  uint64_t frames = 0;   // there, since the guest came
 };
 
 // Something that is there still, and what takes it away.
@@ -235,7 +235,7 @@ class Workflow {
   std::string found_;  // what it has to say when it is done
   Domain domain_;
   std::vector<Pair> pairs_;
-  bool moving_ = false;  // Migrate has begun
+  bool moving_ = false;                // Migrate has begun
   double asked_s_ = 0, served_s_ = 0;  // Progress::elapsed_s when the destination's daemon was asked, and answered
   absl::Status destination_gone_;
   std::vector<std::string> undone_, not_undone_;

@@ -15,10 +15,10 @@ namespace {
 
 constexpr absl::Duration kPoll = absl::Milliseconds(200);
 // A daemon that has been killed is started anew by its service manager: so long its rollback waits for it.
-constexpr absl::Duration kRestart = absl::Seconds(10);
+constexpr absl::Duration kRestart = absl::Seconds(15);
 
 // How long the destination's daemon may be away while memory is sent, and how often it is asked.
-constexpr double kAway_s = 5, kAsk_s = 1;
+constexpr double kAway_s = 10, kAsk_s = 1;
 
 std::string PortCommand(const PortApi& api, const std::string& port) {
   return absl::StrCat("everportctl --api ", api.Address(), " port remove ", port);
@@ -28,7 +28,7 @@ std::string PortAt(const PortApi& api, const std::string& port) {
   return absl::StrCat("port ", port, " at ", api.Address());
 }
 
-const PortView* Find(const std::vector<PortView>& ports, std::string PortView::* key, const std::string& value) {
+const PortView* Find(const std::vector<PortView>& ports, std::string PortView::*key, const std::string& value) {
   const auto found = std::find_if(ports.begin(), ports.end(), [&](const PortView& port) { return port.*key == value; });
   return found == ports.end() ? nullptr : &*found;
 }
@@ -181,8 +181,8 @@ absl::Status Workflow::PlanPort(Pair& pair, size_t number, const std::vector<Por
         absl::StrCat(PortAt(destination_, port->name), " ", difference, "; change it there, or take it away"));
   }
   if (port->state != "waiting") {
-    return absl::FailedPreconditionError(absl::StrCat(PortAt(destination_, port->name),
-                                                      " serves a guest already; take it away, or rename one of them"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(PortAt(destination_, port->name), " serves a guest already; take it away, or rename one of them"));
   }
   wanted = *port;  // its own socket
   pair.frames_before = port->frames;
@@ -263,7 +263,8 @@ absl::Status Workflow::Migrate() {
   return absl::OkStatus();
 }
 
-// A guest that arrived where no daemon is would have no network; here it has. A daemon that is started anew is no fault.
+// A guest that arrived where no daemon is would have no network; here it has. A daemon that is started anew is no
+// fault.
 bool Workflow::DestinationServes(double now_s) {
   if (now_s < asked_s_ + kAsk_s) return destination_gone_.ok();
   asked_s_ = now_s;

@@ -186,7 +186,8 @@ void AddMigrateVerb(CLI::App& app, Options& o) {
                         });
   verb->add_option("DOMAIN", m.domain, "libvirt's name or UUID of it")->required();
   verb->add_option("--to", m.to, "libvirt URI of the destination, as the source's libvirtd sees it")->required();
-  verb->add_option("--dest-api", m.dest_api, "the destination's daemon: a URL, or the path of its API socket")->required();
+  verb->add_option("--dest-api", m.dest_api, "the destination's daemon: a URL, or the path of its API socket")
+      ->required();
   verb->add_option("--from", m.from, "libvirt URI of the source")->capture_default_str();
   verb->add_option("--dest-uplink", m.dest_uplinks,
                    "of ports to be made there: [PORT=]KIND:DEVICE[,bridge=BRIDGE]; {port} is the port's name, {n} its "
@@ -196,7 +197,8 @@ void AddMigrateVerb(CLI::App& app, Options& o) {
                    "where QEMU makes its sockets there, of ports to be made; as here if left out");
   verb->add_option("--migrate-uri", m.migrate_uri, "where libvirt sends the memory, for example tcp://10.0.0.2");
   verb->add_option("--bandwidth", m.bandwidth_mib_s, "MiB/s at most");
-  verb->add_option("--timeout", m.timeout_s, "seconds after which a silent host, or a migration without progress, is "
+  verb->add_option("--timeout", m.timeout_s,
+                   "seconds after which a silent host, or a migration without progress, is "
                    "given up")
       ->capture_default_str()
       ->check(CLI::Range(1, 3600));

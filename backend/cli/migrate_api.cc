@@ -85,8 +85,8 @@ absl::Status DestinationHost::Ready() {
   if (const value list = At(*health, "/problems"); list.is_array()) {
     for (const value& problem : list.get_array()) problems.push_back(Text(problem, ""));
   }
-  return absl::FailedPreconditionError(absl::StrCat(
-      address_, " is not ready: ", problems.empty() ? "see its log" : absl::StrJoin(problems, "; ")));
+  return absl::FailedPreconditionError(
+      absl::StrCat(address_, " is not ready: ", problems.empty() ? "see its log" : absl::StrJoin(problems, "; ")));
 }
 
 // Until every daemon knows the check: one contract is one contract, word for word.

@@ -82,14 +82,6 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
   DestinationHost destination(there, options.dest_api);
   MigrateOutput output(client);
 
-  std::atomic<migration::Workflow*> begun{nullptr};
-  const Signals signals([&](int count) {  // before libvirt's threads, which must not hear them
-    migration::Workflow* const workflow = begun;
-    if (count > 1 || !workflow) GiveUp(options.domain, workflow ? workflow->Left() : std::vector<migration::Leftover>());
-    workflow->Cancel();
-    if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
-  });
-
   const auto libvirt = migration::MakeLibvirtClient({.domain = options.domain,
                                                      .from = options.from,
                                                      .to = options.to,
@@ -103,7 +95,11 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
   wish.socket_dir = options.dest_socket_dir;
   wish.cancel_after_s = options.cancel_after_s;
   migration::Workflow workflow(wish, source, destination, *libvirt, output);
-  begun = &workflow;
+  const Signals signals([&](int count) {  // before libvirt's threads, which begin with the first stage
+    if (count > 1) GiveUp(options.domain, workflow.Left());
+    workflow.Cancel();
+    if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
+  });
   const migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
   if (client.json()) {
     client.PrintJson(ReportJson(options.domain, report, options.dry_run));

@@ -163,7 +163,7 @@ def test_a_daemon_killed_for_good(hosts):
 def test_the_destinations_libvirt_stops_before(hosts):
     hosts.target.virt.pause()
     try:
-        refused(hosts, hosts.target.virt.uri, "no answer within 3s; is its libvirtd running", options=("--timeout", "3"))
+        refused(hosts, hosts.target.virt.uri, "no answer within 5s; is its libvirtd running", options=("--timeout", "5"))
     finally:
         hosts.target.virt.resume()
 

@@ -106,15 +106,13 @@ TEST(DomainXmlTest, RewritesTheSocketsAndNothingElse) {
   // All else is as it was, but for the quotes.
   const auto back = WithSockets(*changed, {{"/srv/a&b/0.sock", "/run/vms/vm1-net0.sock"}});
   ASSERT_TRUE(back.ok());
-  const auto plain = [](const std::string& xml) {
-    return absl::StrReplaceAll(xml, {{"'", "\""}, {" />", "/>"}});
-  };
+  const auto plain = [](const std::string& xml) { return absl::StrReplaceAll(xml, {{"'", "\""}, {" />", "/>"}}); };
   EXPECT_EQ(plain(*back) + "\n", plain(kDomain));
 }
 
 TEST(DomainXmlTest, WhatIsNoDomainIsRefused) {
-  for (const std::string& xml : {std::string(), std::string("<domain"), std::string("<network/>"),
-                                 std::string("<domain><name>x</domain>")}) {
+  for (const std::string& xml :
+       {std::string(), std::string("<domain"), std::string("<network/>"), std::string("<domain><name>x</domain>")}) {
     EXPECT_TRUE(absl::IsFailedPrecondition(ParseDomain(xml).status())) << xml;
     EXPECT_TRUE(absl::IsFailedPrecondition(WithSockets(xml, {}).status())) << xml;
   }
@@ -122,8 +120,8 @@ TEST(DomainXmlTest, WhatIsNoDomainIsRefused) {
 
 // pugixml knows no entities but XML's own: a document cannot grow, nor read a file.
 TEST(DomainXmlTest, EntitiesAreNotExpanded) {
-  const std::string xml = absl::StrCat("<!DOCTYPE domain [<!ENTITY e SYSTEM 'file:///etc/passwd'>]>",
-                                       "<domain><name>&e;</name></domain>");
+  const std::string xml =
+      absl::StrCat("<!DOCTYPE domain [<!ENTITY e SYSTEM 'file:///etc/passwd'>]>", "<domain><name>&e;</name></domain>");
   const auto domain = ParseDomain(xml);
   ASSERT_TRUE(domain.ok()) << domain.status();
   EXPECT_THAT(domain->name, Not(HasSubstr("root")));

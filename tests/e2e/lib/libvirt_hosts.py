@@ -1,14 +1,14 @@
 """The two hosts of lib.migration, each with a libvirtd: a guest is a libvirt domain, and `everportctl migrate` moves it."""
 
+import contextlib
 import json
-import pathlib
 import socket
 import threading
 
 from .everport import Everport
 from .guest import Guest
 from .libvirt import Libvirtd
-from .migration import MAC, Hosts
+from .migration import Hosts, mac_of
 from .process import Process, wait_until
 from .stage import build_dir
 
@@ -26,7 +26,7 @@ def domain_xml(nic_socket, *, name=DOMAIN, shared=True, idle=False):
       <target type='virtio' name='everport.agent'/></channel>"""
     backing = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" if shared else ""
     interface = f"""<interface type='vhostuser'>
-      <mac address='{MAC}'/><source type='unix' path='{nic_socket}' mode='server'/><model type='virtio'/>
+      <mac address='{mac_of(0)}'/><source type='unix' path='{nic_socket}' mode='server'/><model type='virtio'/>
     </interface>""" if nic_socket else ""
     return f"""<domain type='qemu'>
   <name>{name}</name><memory unit='MiB'>{memory_mb}</memory><vcpu>1</vcpu>{backing}
@@ -64,7 +64,8 @@ class DomainGuest(Guest):
         """The channel's end is no answer: the guest may run on elsewhere, and answer there."""
 
     def stop(self):
-        self._agent.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the other end has gone
+            self._agent.shutdown(socket.SHUT_RDWR)
         self._reader.join(5)
         self._agent.close()
 
@@ -154,7 +155,7 @@ class LibvirtHosts(Hosts):
     def add_port(self, host, name=DOMAIN, **options):
         """As everportctl port add, on a tap; further options by name."""
         extra = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-        host.backend.everport.ctl("port", "add", name, "--socket", str(host.work / f"{name}.sock"), "--mac", MAC,
+        host.backend.everport.ctl("port", "add", name, "--socket", str(host.work / f"{name}.sock"), "--mac", mac_of(0),
                                   "--uplink", f"tap:ep-{name},bridge={host.net.bridge}", *extra)
 
     def create(self, host, **xml):

@@ -228,6 +228,25 @@ def test_without_shared_memory(hosts):
         hosts.create(hosts.source, name="private", nic_socket=hosts.source.work / "private.sock", shared=False, idle=True)
 
 
+@pytest.mark.parametrize("contract", ["own-1", "only"])
+def test_another_contract(hosts, contract):
+    """own-1 is not the same on both hosts; only-N is on one alone."""
+    name = f"{contract}-{hosts.at + 1}" if contract == "only" else contract
+    hosts.add_port(hosts.source, "other", contract=name)
+    hosts.create(hosts.source, name="other", nic_socket=hosts.source.work / "other.sock", idle=True)
+    try:
+        dry = hosts.begin("--dry-run", domain="other", json_output=True)
+        assert dry.finish() == 1
+        findings = dry.result["ports"][0]["findings"]
+        assert any(finding["breaks"] and finding["why"] and finding["mend"] for finding in findings), findings
+        migration = refused(hosts, "other: port other cannot live at", domain="other")
+        assert all(finding["field"] in migration.error for finding in findings if finding["breaks"])
+        assert hosts.source.virt.virsh("domstate", "other") == "running"
+    finally:
+        hosts.source.virt.virsh("destroy", "other")
+        hosts.source.backend.everport.ctl("port", "remove", "other")
+
+
 def test_another_port_of_that_name(hosts):
     hosts.add_port(hosts.target, mtu=1400)
     try:

@@ -74,11 +74,14 @@ class DomainGuest(Guest):
 
 
 class ApiBackend:
-    """Keeper and daemon, without ports: they come by the API."""
+    """Keeper and daemon, without ports: they come by the API. Contracts: own-1, which is another on each host, and only-1 or
+    only-2, which the other has not."""
 
     def __init__(self, host):
+        lacks = ["VIRTIO_NET_F_GUEST_ANNOUNCE", "VIRTIO_F_RING_PACKED"][host.number]
         self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
-        self.everport.write_config()
+        self.everport.write_config(f'[[contract]]\nname = "own-1"\nwithout = ["{lacks}"]\n',
+                                   f'[[contract]]\nname = "only-{host.number + 1}"\n')
 
     def start(self):
         self.everport.start()

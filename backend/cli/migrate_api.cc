@@ -1,6 +1,5 @@
 #include "backend/cli/migrate_api.h"
 
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -89,28 +88,8 @@ absl::Status DestinationHost::Ready() {
       absl::StrCat(address_, " is not ready: ", problems.empty() ? "see its log" : absl::StrJoin(problems, "; ")));
 }
 
-// Until every daemon knows the check: one contract is one contract, word for word.
-absl::StatusOr<migration::Compatibility> DestinationHost::CompareDocuments(const migration::Offer& offer) {
-  const value here = At(boost::json::parse(offer.json), "/document");
-  const std::string name = Text(here, "/name");
-  const auto there = client_.Get("/v1/contract?name=" + name);
-  if (!there.ok() && !absl::IsNotFound(there.status())) return there.status();
-  migration::Compatibility answer;
-  answer.compatible = there.ok() && *there == here;
-  if (!answer.compatible) {
-    answer.findings.push_back({.field = "name",
-                               .here = name,
-                               .there = there.ok() ? "another contract of that name" : "none of that name",
-                               .breaks = true,
-                               .why = "the guest would find another NIC",
-                               .mend = "run the same version of everport on both hosts"});
-  }
-  return answer;
-}
-
 absl::StatusOr<migration::Compatibility> DestinationHost::Check(const migration::Offer& offer) {
   const auto verdict = client_.Do("POST", "/v1/contract/check", offer.json);
-  if (absl::IsUnimplemented(verdict.status())) return CompareDocuments(offer);
   if (!verdict.ok()) return verdict.status();
   migration::Compatibility answer;
   answer.compatible = Text(*verdict, "/compatible") == "true";

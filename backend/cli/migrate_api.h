@@ -30,8 +30,6 @@ class DestinationHost : public migration::DestinationApi {
   absl::StatusOr<std::string> Add(const migration::PortWish& wish) override;
 
  private:
-  absl::StatusOr<migration::Compatibility> CompareDocuments(const migration::Offer& offer);
-
   const Client& client_;
   const std::string address_;
 };

@@ -39,7 +39,9 @@ def hosts(stage):
     pings.stop()
     assert pings.duplicates == 0
     assert stage.guest.carrier_changes() == changes
-    assert (stage.traces(stage.source), stage.traces(stage.target)) == (GUEST, NOTHING)
+    # A QEMU that libvirt has let go of takes its socket away a moment later.
+    wait_until(lambda: stage.traces(stage.target) == NOTHING, 20, f"{stage.target.net.name} is clean", interval=0.2)
+    assert stage.traces(stage.source) == GUEST
 
 
 def refused(hosts, *words, timeout=180, **where):
@@ -118,7 +120,7 @@ def test_interrupted_twice(hosts):
         hosts.source.virt.resume()
     assert "ended by a second signal; left behind: port vm1 at" in migration.error
     assert "`virsh -c" in migration.error and "destroy vm1`" in migration.error
-    hosts.source.virt.virsh("domjobabort", DOMAIN)
+    hosts.source.virt.virsh("domjobabort", DOMAIN, check=False)  # refused if the first signal's has been heard after all
     wait_until(lambda: hosts.target.virt.domains() == [], 30, "the domain at the destination is gone", interval=0.2)
     hosts.target.backend.everport.ctl("port", "remove", "vm1")
 

@@ -24,18 +24,19 @@ namespace {
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr absl::Duration kOwnCleanup = absl::Seconds(5);  // libvirt removes by itself what a failed migration has left
 
-#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                             \
-  X(virConnectClose)                                                                                              \
-  X(virConnectOpen) X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy) X(virDomainFree)           \
-      X(virDomainGetJobStats) X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString)                  \
-          X(virDomainGetXMLDesc) X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString) \
-              X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume)                       \
-                  X(virEventRegisterDefaultImpl) X(virEventRunDefaultImpl) X(virGetLastErrorCode)                 \
-                      X(virGetLastErrorMessage) X(virSetErrorFunc) X(virTypedParamsAddString)                     \
+#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                         \
+  X(virConnectClose)                                                                                          \
+  X(virConnectOpen)                                                                                           \
+  X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy) X(virDomainFree) X(virDomainGetJobStats) \
+      X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString) X(virDomainGetXMLDesc)               \
+          X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString)                    \
+              X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume)                   \
+                  X(virEventRegisterDefaultImpl) X(virEventRunDefaultImpl) X(virGetLastErrorCode)             \
+                      X(virGetLastErrorMessage) X(virSetErrorFunc) X(virTypedParamsAddString)                 \
                           X(virTypedParamsAddULLong) X(virTypedParamsFree) X(virTypedParamsGetULLong)
 
 struct Lib {
-#define X(name) decltype(&::name) name = nullptr;
+#define X(name) decltype(&::name) name = nullptr;  // NOLINT(bugprone-macro-parentheses): it is a declaration
   EVERPORT_LIBVIRT_FUNCTIONS(X)
 #undef X
 };
@@ -130,7 +131,7 @@ class Waited {
 absl::StatusOr<Connection> Connect(const Lib& lib, const std::string& uri, absl::Duration timeout) {
   using Opened = std::pair<Connection, LibvirtError>;
   Waited<Opened> attempt([&lib, uri]() -> Opened {
-    virConnectPtr const connection = lib.virConnectOpen(uri.c_str());
+    virConnect* const connection = lib.virConnectOpen(uri.c_str());
     if (!connection) return {nullptr, LastError(lib)};
     return {Connection(connection, lib.virConnectClose), {}};
   });
@@ -372,7 +373,7 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
       if (cancelled) return absl::CancelledError("cancelled");
       const bool postcopy_refused =
           options_.postcopy && absl::StrContains(absl::AsciiStrToLower(ended->text), "postcopy");
-      const absl::Status status =
+      absl::Status status =
           StatusOf(*ended, "libvirt",
                    postcopy_refused ? "migrate without --postcopy" : "see the logs of libvirtd and QEMU on both hosts");
       if (abort_at == absl::InfiniteFuture()) return status;

@@ -280,7 +280,7 @@ bool Workflow::DestinationServes(double now_s) {
 
 absl::Status Workflow::Unmigrate() {
   if (!moving_) return absl::OkStatus();
-  const absl::Status status = hypervisor_.CleanDestination();
+  absl::Status status = hypervisor_.CleanDestination();
   if (status.ok()) TakeLeft(absl::StrCat("domain ", options_.domain, " at the destination"));
   return status;
 }

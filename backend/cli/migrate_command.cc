@@ -65,7 +65,7 @@ absl::Status CheckUplinks(const std::vector<std::string>& uplinks) {
   for (const std::string& text : uplinks) {
     const size_t equals = text.find('='), colon = text.find(':');
     const bool named = equals != std::string::npos && equals < colon;
-    const absl::Status status = ParseUplink("--dest-uplink", named ? text.substr(equals + 1) : text).status();
+    absl::Status status = ParseUplink("--dest-uplink", named ? text.substr(equals + 1) : text).status();
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

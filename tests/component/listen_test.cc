@@ -86,6 +86,7 @@ class ListenTest : public testing::Test {
 
 TEST_F(ListenTest, GuidesCertificatesServeAndAreRenewedByReload) {
   ASSERT_OK(stack_.Start());
+  ASSERT_TRUE(stack_.daemon().WaitLog("keeper connected", absl::Seconds(30), 0)) << stack_.Logs();
   const Said ports = Ctl("ports");
   EXPECT_EQ(ports.status, 0) << ports.text;
   EXPECT_THAT(ports.text, HasSubstr("left"));
@@ -137,8 +138,11 @@ TEST_F(ListenTest, AddressThatIsTakenHoldsUpNoGuest) {
   other.AddWire("a", "b");
   ASSERT_OK(other.Start());
   ASSERT_OK(stack_.Start());
-  EXPECT_THAT(boost::json::serialize(*stack_.Get("/v1/health")), HasSubstr("Address already in use; another program"));
-  EXPECT_EQ(stack_.Get("/v1/health")->at("ready").as_bool(), true);
+  ASSERT_TRUE(stack_.daemon().WaitLog("keeper connected", absl::Seconds(30), 0)) << stack_.Logs();
+  const auto health = stack_.Get("/v1/health");
+  ASSERT_TRUE(health.ok()) << health.status();
+  EXPECT_THAT(boost::json::serialize(*health), HasSubstr("Address already in use; another program"));
+  EXPECT_EQ(health->at("ready").as_bool(), true);
   EXPECT_EQ(stack_.PortState("left"), "waiting");
   const size_t from = stack_.daemon().log().size();
   other.KillDaemon();

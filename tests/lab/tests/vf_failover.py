@@ -64,7 +64,11 @@ class World:
         return self.everport.port("vm")["path"]["index"]
 
     def wait_path(self, index):
-        wait_until(lambda: self.path() == index, 30, f"uplink {index} serves the guest")
+        try:
+            wait_until(lambda: self.path() == index, 60, f"uplink {index} serves the guest")
+        except TimeoutError:
+            print(self.everport.port("vm")["uplinks"], self.events(), sep="\n", flush=True)
+            raise
 
     def told_failed(self, since):
         """When the daemon first said that the VF had failed; on the clock of the books."""

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "backend/datapath/virtio_net_abi.h"
@@ -74,6 +75,7 @@ void FakeVhostVdpa::Close(int) {
   std::unique_lock lock(mutex_);
   Enter(lock, "CLOSE");
   state_.status = 0;
+  ++state_.resets;
   state_.maps.clear();
   state_.rings.clear();
   ++state_.closed;
@@ -193,6 +195,7 @@ int FakeVhostVdpa::Ioctl(int, unsigned long request, void* argument) {
         return error;
       if (s.acked & s.refused_features) status = static_cast<uint8_t>(status & ~virtio_net::kFeaturesOk);
       s.status = status;
+      if (status == 0) ++s.resets;
       return 0;
     }
     case VHOST_VDPA_SET_CONFIG_CALL:
@@ -271,8 +274,9 @@ std::vector<std::vector<uint8_t>> FakeVhostVdpa::frames() const {
 
 void FakeVhostVdpa::Serve(uint32_t index, const std::function<bool(virtio_net::Desc* desc, uint16_t head)>& work) {
   uint16_t seen = 0;
+  unsigned resets = 0;  // that it has seen: the device may be started anew before this looks again
   for (std::unique_lock lock(mutex_); !ending_; changed_.wait_for(lock, std::chrono::milliseconds(1))) {
-    if (state_.status == 0) seen = 0;
+    if (std::exchange(resets, state_.resets) != state_.resets) seen = 0;
     if (!(state_.status & virtio_net::kDriverOk)) continue;
     Ring& ring = state_.rings[index];
     auto* avail = reinterpret_cast<uint16_t*>(Address(ring.avail));

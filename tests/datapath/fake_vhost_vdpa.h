@@ -40,6 +40,7 @@ class FakeVhostVdpa final : public VhostVdpaKernel {
     // What it was told
     uint64_t acked = 0, backend_acked = 0;
     uint8_t status = 0;
+    unsigned resets = 0;  // times that status became 0
     std::map<uint32_t, Ring> rings;
     std::map<uint64_t, std::pair<uint64_t, uint64_t>> maps;  // IOVA: size, address
     UniqueFd config_call;

@@ -61,14 +61,14 @@ bool IsRarp(std::span<const uint8_t> frame) {
 
 }  // namespace
 
-void FrameLedger::Saw(std::span<const uint8_t> frame) {
-  if (IsRarp(frame)) return;
+std::optional<TestFrameId> FrameLedger::Saw(std::span<const uint8_t> frame) {
+  if (IsRarp(frame)) return std::nullopt;
   ++received;
   const auto id = CheckTestFrame(frame);
   if (!id) {
     ++corrupted;
     if (first_fault.empty()) first_fault = absl::StrCat("a corrupted frame of ", frame.size(), " bytes");
-    return;
+    return std::nullopt;
   }
   uint64_t& next = next_[id->stream];
   if (id->sequence < next) {
@@ -76,10 +76,11 @@ void FrameLedger::Saw(std::span<const uint8_t> frame) {
     if (first_fault.empty()) {
       first_fault = absl::StrCat("stream ", id->stream, ": ", id->sequence, " came when ", next, " was due");
     }
-    return;
+    return std::nullopt;
   }
   missing += id->sequence - next;
   next = id->sequence + 1;
+  return id;
 }
 
 }  // namespace everport::fakes

@@ -27,7 +27,8 @@ std::optional<TestFrameId> CheckTestFrame(std::span<const uint8_t> frame);
 // judged.
 class FrameLedger {
  public:
-  void Saw(std::span<const uint8_t> frame);
+  // The frame's numbers, if it is one that was due.
+  std::optional<TestFrameId> Saw(std::span<const uint8_t> frame);
 
   uint64_t received = 0;
   uint64_t corrupted = 0;

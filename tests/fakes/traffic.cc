@@ -13,9 +13,16 @@ Flow::Flow(FrontEnd& from, FrontEnd& to, uint32_t first_stream, FlowOptions opti
       to_(to),
       first_stream_(first_stream),
       options_(std::move(options)),
-      on_frame_([this](std::span<const uint8_t> frame, const NetHeader&) { ledger_.Saw(frame); }),
+      on_frame_([this](std::span<const uint8_t> frame, const NetHeader&) { OnFrame(frame); }),
       next_sequence_(from.options().queue_pairs),
-      frame_(*std::max_element(options_.sizes.begin(), options_.sizes.end())) {}
+      frame_(*std::max_element(options_.sizes.begin(), options_.sizes.end())),
+      window_begin_(from.options().queue_pairs) {}
+
+void Flow::OnFrame(std::span<const uint8_t> frame) {
+  const auto id = ledger_.Saw(frame);
+  const uint32_t pair = id ? id->stream - first_stream_ : UINT32_MAX;
+  if (pair < window_begin_.size() && id->sequence >= window_begin_[pair]) ++arrived_in_window_;
+}
 
 unsigned Flow::Round() {
   unsigned moved = 0;
@@ -54,7 +61,9 @@ void Flow::SendBurst(unsigned pair) {
 
 void Flow::StartWindow(uint64_t frames) {
   window_ = frames;
-  settled_ = sent_ - ledger_.received;
+  window_begin_ = next_sequence_;
+  sent_before_window_ = sent_;
+  arrived_in_window_ = 0;
 }
 
 uint64_t Flow::malformed() const {

@@ -34,10 +34,11 @@ class Flow {
   uint64_t limit = UINT64_MAX;  // stop sending at this many frames
 
   // From here on at most `frames` are on the way, so that no ring fills and a frame that does not arrive is a fault of
-  // what lies between: see unaccounted(). Call when nothing is on the way (after DrainAll).
+  // what lies between: see unaccounted(). Call after DrainAll. A last few may still be in the hands of what lies between,
+  // their chains given back: they are none of the window's.
   void StartWindow(uint64_t frames);
   // Frames sent since StartWindow that have not arrived.
-  uint64_t unaccounted() const { return sent_ - ledger_.received - settled_; }
+  uint64_t unaccounted() const { return sent_ - sent_before_window_ - arrived_in_window_; }
 
   uint64_t sent() const { return sent_; }
   const FrameLedger& ledger() const { return ledger_; }
@@ -50,6 +51,7 @@ class Flow {
 
  private:
   void SendBurst(unsigned pair);
+  void OnFrame(std::span<const uint8_t> frame);
 
   FrontEnd& from_;
   FrontEnd& to_;
@@ -61,7 +63,9 @@ class Flow {
   std::vector<uint8_t> frame_;
   uint64_t sent_ = 0;
   uint64_t window_ = UINT64_MAX;
-  uint64_t settled_ = 0;  // frames that were lost before the window
+  std::vector<uint64_t> window_begin_;  // by pair: the window's first sequence
+  uint64_t sent_before_window_ = 0;
+  uint64_t arrived_in_window_ = 0;
 };
 
 // Rounds over all flows until done() or the timeout. True if done. Yields the CPU when nothing moves.

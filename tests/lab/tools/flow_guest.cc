@@ -205,8 +205,11 @@ class FlowGuest {
   }
   void GuestGot(std::span<const uint8_t> frame) {
     const auto id = fakes::CheckTestFrame(frame);
-    if (id && id->stream != kToGuest) return others_.Saw(frame);
-    in_.Saw(frame, 0);
+    if (id && id->stream != kToGuest) {
+      others_.Saw(frame);
+    } else {
+      in_.Saw(frame, 0);
+    }
   }
 
   std::string Phase() {

@@ -138,7 +138,7 @@ absl::StatusOr<FeatureContract> ContractFromJson(const json::value& value, const
 
 absl::StatusOr<FeatureContract> ParseContract(std::string_view text, const std::string& what) {
   const auto value = ParseStrictJson(text);
-  const auto contract = value.ok() ? ContractFromJson(*value, "") : value.status();
+  auto contract = value.ok() ? ContractFromJson(*value, "") : value.status();
   if (contract.ok()) return contract;
   return absl::InvalidArgumentError(absl::StrCat(what, ": ", contract.status().message()));
 }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/beast/http/write.hpp>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -13,7 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "backend/api/accept_loop.h"
 #include "backend/api/http_session.h"
+#include "backend/base/log.h"
 #include "backend/base/unix_address.h"
+#include "backend/tls/any_stream_of.h"
 
 namespace everport {
 namespace {
@@ -124,7 +127,7 @@ void ApiServer::Acceptor::OnSocket(AcceptLoop<Local>::Socket socket) {
     http::write(socket, reply, ignored);
     return;
   }
-  auto session = std::make_shared<HttpSession<Stream>>(sessions_, std::move(socket));
+  auto session = std::make_shared<HttpSession>(sessions_, std::make_unique<AnyStreamOf<Stream>>(std::move(socket)));
   sessions_->Add(session);
   session->AwaitRequest();
 }

@@ -15,6 +15,8 @@
 #include "backend/api/http_session.h"
 #include "backend/api/refusal_log.h"
 #include "backend/api/tls_handshake.h"
+#include "backend/base/log.h"
+#include "backend/tls/any_stream_of.h"
 #include "backend/tls/context.h"
 #include "backend/tls/failure.h"
 #include "backend/tls/listen_files.h"
@@ -48,10 +50,11 @@ std::string AddressOf(const Tcp::socket::lowest_layer_type::endpoint_type& endpo
 }
 
 // A client whose certificate has been verified.
-class TlsSession : public HttpSession<TlsStream> {
+class TlsSession : public HttpSession {
  public:
   TlsSession(const std::shared_ptr<SessionSet>& set, TlsStream stream, CertificateInfo certificate)
-      : HttpSession(set, std::move(stream)), certificate_(std::move(certificate)) {}
+      : HttpSession(set, std::make_unique<AnyStreamOf<TlsStream>>(std::move(stream))),
+        certificate_(std::move(certificate)) {}
   const CertificateInfo& certificate() const { return certificate_; }
 
  private:

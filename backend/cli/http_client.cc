@@ -9,6 +9,7 @@
 #include "backend/base/unix_address.h"
 #include "backend/cli/http_exchange.h"
 #include "backend/cli/tls_transport.h"
+#include "backend/tls/any_stream_of.h"
 
 namespace everport::cli {
 namespace {
@@ -26,23 +27,23 @@ absl::Status ConnectError(const std::string& path, const error_code& error) {
   return absl::UnavailableError(absl::StrCat(what, "; start everportd, or name its API socket with --api"));
 }
 
-class UnixConnection {
+class UnixConnection : public HttpConnection {
  public:
   UnixConnection(const std::string& path, std::chrono::milliseconds timeout)
       : path_(path), timeout_(timeout), stream_(io_) {}
 
-  asio::io_context& io() { return io_; }
-  auto& stream() { return stream_; }
-  std::string host() const { return "everport"; }
+  asio::io_context& io() override { return io_; }
+  AnyStream& stream() override { return stream_; }
+  std::string host() const override { return "everport"; }
 
-  absl::Status Connect() {
+  absl::Status Connect() override {
     if (absl::Status status = UnixAddress::Of(path_).status(); !status.ok()) return status;
     error_code error;
-    stream_.socket().connect(Local::endpoint(path_), error);
+    stream_.Socket().socket().connect(Local::endpoint(path_), error);
     return error ? ConnectError(path_, error) : absl::OkStatus();
   }
 
-  absl::Status Broken(const error_code& error, bool) const {
+  absl::Status Broken(const error_code& error, bool) const override {
     if (error == beast::error::timeout) {
       return absl::DeadlineExceededError(absl::StrCat(
           path_, ": no answer within ", static_cast<double>(timeout_.count()) / 1000, " s; see the log of everportd"));
@@ -55,7 +56,7 @@ class UnixConnection {
   const std::string path_;
   const std::chrono::milliseconds timeout_;
   asio::io_context io_;
-  beast::basic_stream<Local, asio::io_context::executor_type> stream_;
+  AnyStreamOf<beast::basic_stream<Local, asio::io_context::executor_type>> stream_;
 };
 
 class UnixTransport : public HttpTransport {

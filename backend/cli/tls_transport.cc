@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "backend/cli/http_exchange.h"
+#include "backend/tls/any_stream_of.h"
 #include "backend/tls/context.h"
 #include "backend/tls/failure.h"
 
@@ -40,7 +41,7 @@ asio::ssl::context Shared(const TlsContext& context) {
   return asio::ssl::context(context.native());  // owns one reference
 }
 
-class TlsConnection {
+class TlsConnection : public HttpConnection {
  public:
   TlsConnection(const HttpsTarget& target, const TlsContext& context, milliseconds timeout)
       : target_(target),
@@ -49,30 +50,31 @@ class TlsConnection {
         connect_timeout_(std::min(timeout, kConnectTimeout)),
         asio_context_(Shared(context)),
         stream_(io_, asio_context_) {
-    WatchPeer(stream_.native_handle(), &peer_);
+    WatchPeer(stream_.stream().native_handle(), &peer_);
   }
 
-  asio::io_context& io() { return io_; }
-  Stream& stream() { return stream_; }
-  std::string host() const { return std::string(absl::StripPrefix(target_.url, "https://")); }
+  asio::io_context& io() override { return io_; }
+  AnyStream& stream() override { return stream_; }
+  std::string host() const override { return std::string(absl::StripPrefix(target_.url, "https://")); }
 
-  absl::Status Connect() {
-    if (absl::Status status = ExpectServerName(stream_.native_handle(), target_.host); !status.ok()) return status;
+  absl::Status Connect() override {
+    if (absl::Status status = ExpectServerName(stream_.stream().native_handle(), target_.host); !status.ok())
+      return status;
     const auto endpoints = Resolve();
     if (!endpoints.ok()) return endpoints.status();
-    auto& socket = beast::get_lowest_layer(stream_);
+    auto& socket = stream_.Socket();
     socket.expires_after(connect_timeout_);
     error_code error = Await([&](auto done) { socket.async_connect(*endpoints, done); });
     if (error) return ConnectError(error);
     error_code ignored;
     socket.socket().set_option(Tcp::no_delay(true), ignored);
     socket.expires_after(connect_timeout_);
-    error = Await([&](auto done) { stream_.async_handshake(Stream::client, done); });
+    error = Await([&](auto done) { stream_.stream().async_handshake(Stream::client, done); });
     return error ? TlsFault(error) : absl::OkStatus();
   }
 
   // What a server has against our certificate comes here under TLS 1.3: for the client the handshake ends first.
-  absl::Status Broken(const error_code& error, bool answered) const {
+  absl::Status Broken(const error_code& error, bool answered) const override {
     if (error == beast::error::timeout) {
       return absl::DeadlineExceededError(
           absl::StrCat(target_.url, ": no answer within ", Seconds(timeout_), " s; see the log of everportd there"));
@@ -144,7 +146,7 @@ class TlsConnection {
   asio::io_context io_;
   asio::ssl::context asio_context_;
   TlsPeer peer_;
-  Stream stream_;
+  AnyStreamOf<Stream> stream_;
 };
 
 class TlsTransport : public HttpTransport {

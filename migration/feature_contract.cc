@@ -99,6 +99,7 @@ constexpr NamedBit kNamedProtocolBits[] = {
     {kProtocolReplyAck, "REPLY_ACK"},
     {kProtocolMtu, "MTU"},
     {kProtocolBackendReq, "BACKEND_REQ"},
+    {kContractProtocolPagefault, "PAGEFAULT"},
     {9, "CONFIG"},
     {12, "INFLIGHT_SHMFD"},
     {kProtocolResetDevice, "RESET_DEVICE"},
@@ -220,6 +221,11 @@ bool ReservedContractName(std::string_view name) {
 bool IsBuiltInContract(std::string_view name) {
   return std::any_of(Contracts().begin(), Contracts().end(),
                      [&](const FeatureContract& contract) { return contract.name == name; });
+}
+
+FeatureContract WithPostcopy(FeatureContract contract, bool postcopy) {
+  if (postcopy) contract.protocol_features |= Mask(kContractProtocolPagefault);
+  return contract;
 }
 
 uint64_t MandatoryFeatures() {

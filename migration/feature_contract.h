@@ -108,5 +108,9 @@ std::optional<unsigned> ProtocolFeatureBit(std::string_view name);
 inline constexpr unsigned kContractProtocolMq = 0;
 inline constexpr unsigned kContractProtocolLogShmfd = 1;
 inline constexpr unsigned kContractProtocolRarp = 2;
+inline constexpr unsigned kContractProtocolPagefault = 8;
+
+// What a port with `postcopy` offers: no contract has PAGEFAULT by itself, as it is a matter of QEMU and its host alone.
+FeatureContract WithPostcopy(FeatureContract contract, bool postcopy);
 
 }  // namespace everport

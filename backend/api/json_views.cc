@@ -77,6 +77,7 @@ object PortJson(const PortView& port) {
           {"mtu", port.config.mtu},
           {"contract", port.config.contract},
           {"failback_delay_ms", port.config.failback_delay_ms},
+          {"postcopy", port.config.postcopy},
           {"uplinks", UplinksJson(port.uplinks)},
           {"queues", QueuesJson(port.queues)},
           {"features", FeatureSet(port.negotiated_features, FeatureNames(port.negotiated_features))},

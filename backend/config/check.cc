@@ -176,6 +176,20 @@ Fault CheckLimit(absl::string_view key, uint16_t value, Range<uint16_t> range, c
                                   " or another contract"));
 }
 
+// QEMU (to 11 at least) tells memory for the first queue pair alone, and yet awaits where it is from each of them: the
+// guest would hang at its arrival. A device behind librte_vhost is given guest memory that nobody fetches pages for.
+Fault CheckPostcopy(const PortConfig& port) {
+  if (!port.postcopy) return std::nullopt;
+  if (port.queue_pairs > 1) {
+    return Breach("postcopy", absl::StrCat("QEMU does not bring a guest with ", port.queue_pairs,
+                                           " queue pairs by post-copy; use queue_pairs = 1, or remove the key"));
+  }
+  const bool vdpa = std::any_of(port.uplinks.begin(), port.uplinks.end(),
+                                [](const UplinkConfig& uplink) { return uplink.kind == UplinkKind::kVdpa; });
+  if (!vdpa) return std::nullopt;
+  return Breach("postcopy", "an uplink of kind vdpa cannot wait for pages of guest memory; remove one of the two");
+}
+
 Fault CheckName(const PortConfig& port) {
   if (port.name.empty()) return Breach("name", absl::StrCat("no name is given; ", kNameMend));
   if (ValidName(port.name)) return std::nullopt;
@@ -250,6 +264,7 @@ std::vector<Problem> FindProblems(PortConfig& port, const ContractSet* contracts
   const FeatureContract* known = contract.ok() ? &*contract : nullptr;
   note(CheckLimit("queue_pairs", port.queue_pairs, kQueuePairs, known, known ? known->max_queue_pairs : 0));
   note(CheckLimit("mtu", port.mtu, kMtu, known, known ? known->max_mtu : 0));
+  note(CheckPostcopy(port));
   if (port.uplinks.empty()) note(Breach("uplink", "there is none; add at least one [[port.uplink]]"));
   for (size_t i = 0; i < port.uplinks.size(); ++i) note(CheckUplink(port, i));
   return problems;

@@ -40,6 +40,7 @@ struct PortConfig {
   uint16_t mtu = 1500;       // 68 … 9216
   std::string contract = "everport-1";  // a built-in one's name or that of a [[contract]]
   uint32_t failback_delay_ms = 5000;
+  bool postcopy = false;              // the guest may arrive by post-copy migration
   std::vector<UplinkConfig> uplinks;  // at least one; order is preference
   bool operator==(const PortConfig&) const = default;
 };
@@ -109,7 +110,7 @@ absl::Status CheckContractsKept(const std::vector<PortConfig>& before, const Con
 struct PortDiff {
   std::vector<std::string> removed;
   std::vector<std::string> added;
-  std::vector<std::string> session_changed;  // socket, queue_pairs, mtu, contract: the session begins anew
+  std::vector<std::string> session_changed;  // socket, queue_pairs, mtu, contract, postcopy: the session begins anew
   std::vector<std::string> uplink_changed;   // uplinks, mac, failback delay: the guest notices nothing
   bool operator==(const PortDiff&) const = default;
 };

@@ -15,7 +15,8 @@ ByName Index(const std::vector<PortConfig>& ports) {
 
 // What QEMU's session was built from: the guest sees these.
 bool SameSession(const PortConfig& a, const PortConfig& b) {
-  return a.socket == b.socket && a.queue_pairs == b.queue_pairs && a.mtu == b.mtu && a.contract == b.contract;
+  return a.socket == b.socket && a.queue_pairs == b.queue_pairs && a.mtu == b.mtu && a.contract == b.contract &&
+         a.postcopy == b.postcopy;
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ std::string PortToJson(const PortConfig& port) {
                                                     {"mtu", port.mtu},
                                                     {"contract", port.contract},
                                                     {"failback_delay_ms", port.failback_delay_ms},
+                                                    {"postcopy", port.postcopy},
                                                     {"uplink", std::move(uplinks)}});
 }
 

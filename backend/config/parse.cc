@@ -168,6 +168,7 @@ void ReadPorts(const Table& root, Config& config) {
     PortConfig port = ReadPort(Table(source, *object, path));
     source.FailAll(path, FindProblems(port, contracts_known ? &config.contracts : nullptr));
     CheckKeeperSocket(source, config.daemon, port, path);
+    if (port.postcopy && !config.daemon.keeper) source.Fail(Join(path, "postcopy"), kPostcopyNeedsKeeper);
     if (source.Failed(path)) continue;
     config.ports.push_back(std::move(port));
     paths.push_back(path);

@@ -258,7 +258,7 @@ UplinkConfig ReadUplink(const Table& table) {
 }  // namespace
 
 PortConfig ReadPort(const Table& table) {
-  table.AllowOnly({"name", "socket", "mac", "queue_pairs", "mtu", "contract", "failback_delay_ms", "uplink"});
+  table.AllowOnly({"name", "socket", "mac", "queue_pairs", "mtu", "contract", "failback_delay_ms", "postcopy", "uplink"});
   PortConfig port;
   table.Read("name", port.name);
   table.Read("socket", port.socket);
@@ -267,6 +267,7 @@ PortConfig ReadPort(const Table& table) {
   table.Read("mtu", port.mtu, kMtu);
   table.Read("contract", port.contract);
   table.Read("failback_delay_ms", port.failback_delay_ms, kFailbackDelayMs);
+  table.Read("postcopy", port.postcopy);
   size_t index = 0;
   for (const auto* uplink : table.TablesAt("uplink", "[[port.uplink]]")) {
     const std::string path = Join(table.PathOf("uplink"), index++);

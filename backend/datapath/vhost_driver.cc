@@ -100,7 +100,9 @@ absl::StatusOr<std::unique_ptr<VhostDriver>> VhostDriver::Start(const std::strin
       return absl::AlreadyExistsError(absl::StrCat(port, ": socket ", socket, " is another port's"));
   }
   driver->registered_ = true;
-  if (rte_vhost_driver_register(socket.c_str(), RTE_VHOST_USER_CLIENT) != 0)
+  const bool postcopy = contract.protocol_features >> kContractProtocolPagefault & 1;
+  if (rte_vhost_driver_register(socket.c_str(),
+                                RTE_VHOST_USER_CLIENT | (postcopy ? RTE_VHOST_USER_POSTCOPY_SUPPORT : 0)) != 0)
     return absl::UnavailableError(absl::StrCat(port, ": librte_vhost does not take the socket ", socket));
   if (absl::Status status = driver->Offer(contract); !status.ok()) return status;
   // After Offer: with a device attached the features asked for are no more librte_vhost's own.

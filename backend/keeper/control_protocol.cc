@@ -38,6 +38,7 @@ class Reader {
     Fail(absl::StrCat("\"", key, "\" is not a number in range"));
     return {};
   }
+  bool BoolOr(const char* key, bool otherwise) { return object_.contains(key) ? Bool(key) : otherwise; }
   bool Bool(const char* key) {
     const json::value* value = Find(key);
     if (value && value->is_bool()) return value->get_bool();
@@ -78,11 +79,22 @@ absl::StatusOr<json::object> ParseObject(std::string_view text) {
 }
 
 json::object ToJson(const PortSpec& spec) {
-  return {{"name", spec.name},
-          {"socket", spec.socket},
-          {"queue_pairs", spec.queue_pairs},
-          {"mtu", spec.mtu},
-          {"contract", spec.contract}};
+  json::object object = {{"name", spec.name},
+                         {"socket", spec.socket},
+                         {"queue_pairs", spec.queue_pairs},
+                         {"mtu", spec.mtu},
+                         {"contract", spec.contract}};
+  if (spec.postcopy) object["postcopy"] = true;
+  return object;
+}
+
+json::object ToJson(const PortSession& session) {
+  json::object object = {{"spec", ToJson(session.spec)},
+                         {"state", std::string(SessionStateName(session.state))},
+                         {"daemon_attached", session.daemon_attached},
+                         {"reason", session.reason}};
+  if (session.postcopy) object["postcopy"] = true;
+  return object;
 }
 
 // In numbers: 256 ports' requests come at once.
@@ -125,6 +137,7 @@ PortSpec SpecFromJson(const json::object& object, Reader& outer) {
   spec.mtu = reader.Number<uint16_t>("mtu");
   spec.contract = reader.String("contract");
   if (reader.Has("profile")) spec.profile = ProfileFromJson(reader.Object("profile"), spec.contract, reader);
+  spec.postcopy = reader.BoolOr("postcopy", false);
   if (!IsPortName(spec.name)) reader.Fail("\"name\" is not a port's name");
   if (spec.socket.empty() || spec.socket[0] != '/' || spec.socket.size() > 107 ||
       spec.socket.find('\0') != std::string::npos)
@@ -150,6 +163,7 @@ PortSession SessionFromJson(const json::object& object, Reader& outer) {
   session.state = StateFromJson(reader);
   session.daemon_attached = reader.Bool("daemon_attached");
   session.reason = reader.String("reason");
+  session.postcopy = reader.BoolOr("postcopy", false);
   if (!reader.status().ok()) outer.Fail(absl::StrCat("ports: ", std::string(reader.status().message())));
   return session;
 }
@@ -174,19 +188,17 @@ struct MessageEncoder {
     if (r.ok) object["version"] = kControlVersion;
     if (!r.socket.empty()) object["socket"] = r.socket;
     json::array ports;
-    for (const PortSession& p : r.ports)
-      ports.push_back(json::object{{"spec", ToJson(p.spec)},
-                                   {"state", std::string(SessionStateName(p.state))},
-                                   {"daemon_attached", p.daemon_attached},
-                                   {"reason", p.reason}});
+    for (const PortSession& p : r.ports) ports.push_back(ToJson(p));
     if (!ports.empty()) object["ports"] = std::move(ports);
     return object;
   }
   json::object operator()(const SessionEvent& e) const {
-    return {{"event", "session"},
-            {"name", e.name},
-            {"state", std::string(SessionStateName(e.state))},
-            {"reason", e.reason}};
+    json::object object = {{"event", "session"},
+                           {"name", e.name},
+                           {"state", std::string(SessionStateName(e.state))},
+                           {"reason", e.reason}};
+    if (e.postcopy) object["postcopy"] = true;
+    return object;
   }
   json::object operator()(const AnnounceEvent& e) const {
     return {{"event", "announce"}, {"name", e.name}, {"mac", e.mac}};
@@ -214,6 +226,7 @@ PortSpec SpecOf(const PortConfig& port, const ContractSet& contracts) {
   PortSpec spec{port.name, port.socket, port.queue_pairs, port.mtu, port.contract};
   const auto contract = contracts.Find(port.contract);
   if (contract.ok() && !IsBuiltInContract(port.contract)) spec.profile = *contract;
+  spec.postcopy = port.postcopy;
   return spec;
 }
 
@@ -265,7 +278,8 @@ absl::StatusOr<ControlMessage> DecodeMessage(std::string_view text) {
   const std::string event = reader.StringOr("event", "");
   ControlMessage message;
   if (event == "session") {
-    message = SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason")};
+    message = SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason"),
+                           reader.BoolOr("postcopy", false)};
   } else if (event == "announce") {
     message = AnnounceEvent{reader.String("name"), reader.String("mac")};
   } else if (reader.Has("event")) {

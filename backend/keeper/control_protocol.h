@@ -9,7 +9,8 @@
 //   {"ok":true,"socket":"…/keeper/NAME.sock"} + index page memfd daemon: {"op":"remove","name":"…"} keeper: {"ok":true}
 //   a refused one                                           keeper: {"ok":false,"error":"…"}
 //   keeper, by itself, to the daemon that owns the port:
-//   {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}
+//   {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}, with "postcopy":true while that is
+//   under way
 //                                                           {"event":"announce","name":"…","mac":"52:54:…"}   SEND_RARP
 //                                                           from the front-end
 // Replies come in the order of requests; events stand between them. `add` of a port that is there already with the same
@@ -42,6 +43,7 @@ struct PortSpec {
   // What that name stands for, of an own profile of the daemon's configuration; not in the keeper's list of sessions.
   // The keeper knows the built-in contracts by itself, and their names mean nothing else.
   std::optional<FeatureContract> profile = std::nullopt;
+  bool postcopy = false;  // the front-end is offered PAGEFAULT beside the contract
   bool operator==(const PortSpec&) const = default;
 };
 
@@ -59,6 +61,7 @@ struct PortSession {
   SessionState state = SessionState::kWaiting;
   bool daemon_attached = false;
   std::string reason;  // why it is in this state: the last disconnect or refusal; empty if nothing is wrong
+  bool postcopy = false;  // under way: pages of guest memory are yet to come
 };
 
 // Requests.
@@ -86,6 +89,7 @@ struct SessionEvent {
   std::string name;
   SessionState state;
   std::string reason;
+  bool postcopy = false;  // as in PortSession
 };
 struct AnnounceEvent {
   std::string name;

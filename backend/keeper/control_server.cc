@@ -156,7 +156,7 @@ bool ControlServer::Answer(Client& client, const ControlRequest& request) {
     if (!Send(client, ControlReply{true, {}, added->socket, {}}, added->index_page_fd)) return false;
     // What the session did while it was being made, nobody could be told.
     if (added->state != SessionState::kWaiting)
-      Push(client.daemon, SessionEvent{add->port.name, added->state, added->reason});
+      Push(client.daemon, SessionEvent{add->port.name, added->state, added->reason, added->postcopy});
     return true;
   }
   if (const auto* remove = std::get_if<RemoveRequest>(&request)) {

@@ -25,6 +25,7 @@ class ControlServer {
       int index_page_fd;  // borrowed
       SessionState state;
       std::string reason;
+      bool postcopy;
     };
     virtual ~Ports() = default;
     virtual std::vector<PortSession> List(const std::string& owner) const = 0;

@@ -39,7 +39,8 @@ std::vector<PortSession> Keeper::List(const std::string& owner) const {
   for (const auto& [name, port] : ports_) {
     if (port.owner != owner) continue;
     const Session& session = port.io->session();
-    list.push_back({session.spec(), session.state(), session.daemon_attached(), session.reason()});
+    list.push_back({session.spec(), session.state(), session.daemon_attached(), session.reason(),
+                    session.record().listening()});
   }
   return list;
 }
@@ -47,7 +48,8 @@ std::vector<PortSession> Keeper::List(const std::string& owner) const {
 namespace {
 
 ControlServer::Ports::Added Describe(const SessionIo& io) {
-  return {io.daemon_socket(), io.index_page_fd(), io.session().state(), io.session().reason()};
+  const Session& session = io.session();
+  return {io.daemon_socket(), io.index_page_fd(), session.state(), session.reason(), session.record().listening()};
 }
 
 }  // namespace
@@ -76,7 +78,7 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
     return refuse(absl::StrCat("contract ", spec.contract, " allows ", contract->max_queue_pairs,
                                " queue pairs and mtu ", contract->max_mtu));
   absl::StatusOr<std::unique_ptr<SessionIo>> io = SessionIo::Create(
-      io_, watch_, signal_, spec, *contract, absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
+      io_, watch_, signal_, spec, WithPostcopy(*contract, spec.postcopy), absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
   if (!io.ok()) return refuse(std::string(io.status().message()));
   spdlog::info("{}: served for daemon \"{}\", front-end at {}", spec.name, owner, spec.socket);
   const Port& port = ports_.emplace(spec.name, Port{owner, *std::move(io)}).first->second;
@@ -94,9 +96,9 @@ absl::Status Keeper::Remove(const std::string& name, const std::string& owner) {
   return absl::OkStatus();
 }
 
-void Keeper::OnSessionState(const std::string& port, SessionState state, const std::string& reason) {
+void Keeper::OnSessionState(const std::string& port, const StateChanged& change) {
   const auto found = ports_.find(port);  // not there yet while it is being made
-  if (found != ports_.end()) control_->Push(found->second.owner, SessionEvent{port, state, reason});
+  if (found != ports_.end()) control_->Push(found->second.owner, SessionEvent{port, change.state, change.reason, change.postcopy});
 }
 
 void Keeper::OnAnnounce(const std::string& port, const std::array<uint8_t, 6>& mac) {

@@ -35,7 +35,7 @@ class Keeper : private ControlServer::Ports, private SessionIo::Observer {
   std::vector<PortSession> List(const std::string& owner) const override;
   absl::StatusOr<ControlServer::Ports::Added> Add(const PortSpec& spec, const std::string& owner) override;
   absl::Status Remove(const std::string& name, const std::string& owner) override;
-  void OnSessionState(const std::string& port, SessionState state, const std::string& reason) override;
+  void OnSessionState(const std::string& port, const StateChanged& change) override;
   void OnAnnounce(const std::string& port, const std::array<uint8_t, 6>& mac) override;
 
   boost::asio::io_context& io_;

@@ -83,6 +83,10 @@ absl::StatusOr<Message> BuildForDaemon(const SessionRecord& record, const Daemon
       message = MakeMessage(step.request, 0, step.value);
       break;
     case Request::kSetOwner:
+    // Asked for a reply, librte_vhost refuses by one; else it closes the connection.
+    case Request::kPostcopyAdvise:
+    case Request::kPostcopyListen:
+    case Request::kPostcopyEnd:
       break;
     case Request::kSetFeatures:
       message = MakeMessage(step.request, kFlagNeedReply, record.features);

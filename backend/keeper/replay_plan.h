@@ -15,7 +15,7 @@ namespace everport {
 // Protocol features that the keeper uses towards a daemon, where it offers them. REPLY_ACK it must offer.
 inline constexpr uint64_t kDaemonProtocolFeatures =
     1u << vhost_user::kProtocolMq | 1u << vhost_user::kProtocolLogShmfd | 1u << vhost_user::kProtocolReplyAck |
-    1u << vhost_user::kProtocolMtu | 1u << vhost_user::kProtocolStatus;
+    1u << vhost_user::kProtocolMtu | 1u << vhost_user::kProtocolPagefault | 1u << vhost_user::kProtocolStatus;
 
 struct DaemonStep {
   vhost_user::Request request;

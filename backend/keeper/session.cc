@@ -45,15 +45,16 @@ Actions Session::FrontendMessage(Message message) {
       Acknowledge(answer.request, answer.need_reply, 1);
       break;
     case Outcome::kResync:
-      if (link_ == Link::kNone) {
-        Acknowledge(answer.request, answer.need_reply, 0);
-        break;
+      if (link_ != Link::kNone) {
+        Put(CloseDaemon{absl::StrCat("to come anew after ", vhost_user::RequestText(answer.request)), false});
+        LoseDaemon();
+        if (daemon_welcome()) {
+          pending_ = answer;
+          Arm();
+          break;
+        }
       }
-      Put(CloseDaemon{absl::StrCat("to come anew after ", vhost_user::RequestText(answer.request)), false});
-      LoseDaemon();
-      pending_ = answer;
-      deadline_armed_ = true;
-      Put(ArmDeadline{kReplyDeadlineMs});
+      Acknowledge(answer.request, answer.need_reply, 0);
       break;
   }
   UpdateState(reason_);
@@ -70,7 +71,8 @@ Actions Session::Deadline() {
   if (link_ == Link::kReplaying || link_ == Link::kSynced) {
     const std::string owed =
         expected_.empty() ? "a reply" : "a reply to " + vhost_user::RequestText(expected_.front().request);
-    DropDaemon(absl::StrCat("the daemon owes ", owed, " for ", kReplyDeadlineMs, " ms"), true);
+    const int ms = record_.listening() ? kPostcopyDeadlineMs : kReplyDeadlineMs;
+    DropDaemon(absl::StrCat("the daemon owes ", owed, " for ", ms, " ms"), true);
   } else if (pending_) {
     Settle(*std::exchange(pending_, std::nullopt), 0);
   }
@@ -79,6 +81,8 @@ Actions Session::Deadline() {
 
 // What the front-end waited for has come to an end: the daemon has done it, or there is none (any more) to do it.
 void Session::Settle(const Pending& pending, uint64_t result) {
+  if (pending.request == Request::kPostcopyAdvise) return AnswerAdvise();
+  if (pending.request == Request::kSetMemTable && record_.listening()) return AnswerMemory();
   if (pending.request != Request::kGetVringBase) return Acknowledge(pending.request, pending.need_reply, result);
   VringRecord& vring = record_.vrings[pending.ring];
   if (vring.started()) StopRing(pending.ring, BaseFromMemory(pending.ring));
@@ -104,6 +108,7 @@ void Session::StopRing(unsigned ring, uint32_t base) {
   vring.addr.reset();
   vring.kick.reset();
   vring.kick_told = false;
+  fetched_rings_ &= ~(1u << ring);
   ClearHead(ring);
 }
 
@@ -122,6 +127,7 @@ void Session::EndSession(const std::string& reason) {
   }
   if (std::exchange(deadline_armed_, false)) Put(DisarmDeadline{});
   record_ = SessionRecord{};
+  ForgetPostcopy();
   ++page_->generation;
   for (unsigned ring = 0; ring < kIndexPageVrings; ++ring)
     if (page_->vrings[ring].head.load(std::memory_order_relaxed) != 0 ||
@@ -134,14 +140,20 @@ void Session::UpdateState(const std::string& reason) {
   SessionState state = connected_ ? SessionState::kConnected : SessionState::kWaiting;
   for (unsigned ring = 0; ring + 1 < vrings() && connected_; ring += 2)
     if (record_.vrings[ring].started() && record_.vrings[ring + 1].started()) state = SessionState::kRunning;
-  if (state == state_ && reason == reason_) return;
+  const bool postcopy = record_.listening();
+  const std::string& told = postcopy && link_ == Link::kNone ? WhyHeldBack() : reason;
+  if (state == state_ && told == reason_ && postcopy == told_postcopy_) return;
   state_ = state;
-  reason_ = reason;
-  Put(StateChanged{state_, reason_});
+  reason_ = told;
+  told_postcopy_ = postcopy;
+  Put(StateChanged{state_, reason_, postcopy});
 }
 
 uint32_t Session::BaseFromMemory(unsigned ring) {
   const VringRecord& vring = record_.vrings[ring];
+  // Where the ring's pages may be missing, no daemon has served it yet: it stands as it was told. Where they are here,
+  // looking at them, and putting back what a daemon left, adds none (pages that were added would be taken for fetched).
+  if (record_.listening() && !(fetched_rings_ >> ring & 1)) return vring.base;
   const absl::StatusOr<uint16_t> base = record_.packed() ? PackedBase(ring) : SplitBase(vring);
   if (base.ok()) return *base;
   Put(Note{absl::StrCat("ring ", ring,

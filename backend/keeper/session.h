@@ -12,6 +12,9 @@
 //  - What librte_vhost cannot do live is recorded, the daemon's link is closed (librte_vhost reconnects at once), and
 //  the
 //    front-end is answered when the replay is through: a resync.
+//  - While post-copy is under way (record().listening()) memory has pages that only the daemon that has registered it
+//    can fetch, and none other can register: a daemon that is lost then is not replaced before the end
+//    (session_postcopy.cc).
 //  - A front-end that breaks a rule loses its session, with a reason. Nobody else notices.
 
 #include <array>
@@ -62,6 +65,7 @@ struct Announce {
 struct StateChanged {
   SessionState state;
   std::string reason;
+  bool postcopy = false;  // under way
 };
 struct Synced {};  // the daemon holds the session
 struct Note {
@@ -78,6 +82,9 @@ using Actions = std::vector<Action>;
 class Session {
  public:
   static constexpr int kReplyDeadlineMs = 2000;
+  // While post-copy is under way: a daemon may wait for a page from the guest's former host, and without it the guest
+  // has no network until the end.
+  static constexpr int kPostcopyDeadlineMs = 30000;
 
   // page and files must outlive it. page: this port's, mapped or not; every head of it is this session's.
   Session(PortSpec spec, FeatureContract contract, IndexPage* page, GuestFiles* files);
@@ -92,7 +99,7 @@ class Session {
 
   bool frontend_connected() const { return connected_; }
   bool frontend_paused() const { return pending_.has_value() || link_ == Link::kReplaying; }
-  bool daemon_welcome() const { return link_ == Link::kNone; }
+  bool daemon_welcome() const { return link_ == Link::kNone && !record_.listening(); }
   bool daemon_attached() const { return link_ != Link::kNone; }
   bool daemon_synced() const { return link_ == Link::kSynced; }
   SessionState state() const { return state_; }
@@ -157,16 +164,30 @@ class Session {
   Handled Reply(vhost_user::Request request, uint64_t value);
   std::array<uint8_t, vhost_user::kConfigSpace> ConfigSpace() const;
 
+  // session_postcopy.cc
+  Handled OnPostcopyAdvise(vhost_user::Message& message);
+  Handled OnPostcopyListen(vhost_user::Message& message);
+  Handled OnPostcopyEnd(vhost_user::Message& message);
+  Handled OnMemoryWhileListening(bool unchanged, bool started);
+  Handled OnMemoryAck(const vhost_user::Message& message);
+  absl::Status TakeUserfaultfd(vhost_user::Message& message);
+  absl::Status TakeMemoryBases(const vhost_user::Message& message);
+  void AnswerAdvise();
+  void AnswerMemory();
+  void ForgetPostcopy();
+  std::string WhyHeldBack() const;
+
   // session_daemon.cc
   void BeginReplay();
   void ContinueReplay();
   void FinishReplay();
   void SendStep(const DaemonStep& step);
-  absl::Status TakeReply(const DaemonStep& step, const vhost_user::Message& message);
+  absl::Status TakeReply(const DaemonStep& step, vhost_user::Message& message);
   // Passes on what has been recorded: kAnswered, the acknowledgement is up to the daemon; kRecorded, there is none.
   Outcome Forward(const vhost_user::Message& message, unsigned ring);
   void DropDaemon(const std::string& reason, bool hold_back);
   void LoseDaemon();  // the link is gone, by whichever side
+  void Arm();
   void RecoverStartedBases();
 
   // session.cc
@@ -202,6 +223,12 @@ class Session {
   bool plan_sent_ = false;           // of a replay: all its messages are out
   std::optional<Pending> pending_;
   bool deadline_armed_ = false;
+  // Of post-copy.
+  bool daemon_advised_ = false;  // the present daemon made the userfaultfd that the front-end has
+  UniqueFd userfaultfd_;         // on its way from daemon to front-end
+  bool memory_ack_due_ = false;  // the front-end has been told where the regions are, and has to say that it knows
+  uint32_t fetched_rings_ = 0;   // a bit a ring: a daemon has looked at it while listening, so its pages are here
+  bool told_postcopy_ = false;   // by the last StateChanged
   bool unknown_noted_ = false;  // one log line a session for requests that are ignored
   Actions out_;
 };

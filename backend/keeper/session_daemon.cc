@@ -26,6 +26,7 @@ Actions Session::DaemonGone(const std::string& reason) {
   LoseDaemon();
   if (pending_) Settle(*std::exchange(pending_, std::nullopt), 0);
   if (held && connected_) Put(Note{absl::StrCat("no daemon: ", reason, "; the guest's session is kept")});
+  if (connected_ && record_.listening()) UpdateState(reason_);
   return Take();
 }
 
@@ -55,8 +56,7 @@ Actions Session::DaemonMessage(Message message) {
 void Session::BeginReplay() {
   link_ = Link::kReplaying;
   plan_sent_ = false;
-  deadline_armed_ = true;
-  Put(ArmDeadline{kReplyDeadlineMs});
+  Arm();
   SendStep({Request::kGetFeatures});
   SendStep({Request::kGetProtocolFeatures});
 }
@@ -93,7 +93,8 @@ void Session::SendStep(const DaemonStep& step) {
   Put(SendToDaemon{*std::move(message)});
 }
 
-absl::Status Session::TakeReply(const DaemonStep& step, const Message& message) {
+absl::Status Session::TakeReply(const DaemonStep& step, Message& message) {
+  if (step.request == Request::kPostcopyAdvise) return TakeUserfaultfd(message);
   const auto bad_size = [&] {
     return absl::InvalidArgumentError(
         absl::StrCat("the daemon's reply to ", RequestText(step.request), " has ", message.payload.size(), " bytes"));
@@ -107,6 +108,7 @@ absl::Status Session::TakeReply(const DaemonStep& step, const Message& message) 
     StopRing(step.ring, state.num);
     return absl::OkStatus();
   }
+  if (step.request == Request::kSetMemTable && record_.listening()) return TakeMemoryBases(message);
   if (message.payload.size() != sizeof(uint64_t)) return bad_size();
   const auto value = PayloadAs<uint64_t>(message);
   switch (step.request) {
@@ -127,6 +129,8 @@ absl::Status Session::TakeReply(const DaemonStep& step, const Message& message) 
     default:
       if (value != 0)
         return absl::FailedPreconditionError(absl::StrCat("the daemon refused ", RequestText(step.request)));
+      // To start a ring is to look at it.
+      if (step.request == Request::kSetVringKick && record_.listening()) fetched_rings_ |= 1u << step.ring;
       return absl::OkStatus();
   }
 }
@@ -134,8 +138,7 @@ absl::Status Session::TakeReply(const DaemonStep& step, const Message& message) 
 Session::Outcome Session::Forward(const Message& message, unsigned ring) {
   if (link_ != Link::kSynced) return Outcome::kRecorded;
   pending_ = Pending{message.request, message.need_reply(), ring};
-  deadline_armed_ = true;
-  Put(ArmDeadline{kReplyDeadlineMs});
+  Arm();
   SendStep({message.request, ring});
   return Outcome::kAnswered;
 }
@@ -152,7 +155,13 @@ void Session::LoseDaemon() {
   link_ = Link::kNone;
   expected_.clear();
   plan_sent_ = false;
+  daemon_advised_ = false;
   if (std::exchange(deadline_armed_, false)) Put(DisarmDeadline{});
+}
+
+void Session::Arm() {
+  deadline_armed_ = true;
+  Put(ArmDeadline{record_.listening() ? kPostcopyDeadlineMs : kReplyDeadlineMs});
 }
 
 void Session::RecoverStartedBases() {

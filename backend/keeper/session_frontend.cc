@@ -70,9 +70,13 @@ const Session::Route Session::kRoutes[] = {
     {Request::kResetDevice, &Session::OnResetDevice},
     {Request::kSetStatus, &Session::OnSetStatus},
     {Request::kGetStatus, &Session::OnGetStatus},
+    {Request::kPostcopyAdvise, &Session::OnPostcopyAdvise},
+    {Request::kPostcopyListen, &Session::OnPostcopyListen},
+    {Request::kPostcopyEnd, &Session::OnPostcopyEnd},
 };
 
 Session::Handled Session::Handle(Message& message) {
+  if (memory_ack_due_) return OnMemoryAck(message);
   if (absl::Status status = vhost_user::CheckForm(message); !status.ok()) return status;
   const auto* route = std::find_if(std::begin(kRoutes), std::end(kRoutes),
                                    [&](const Route& r) { return r.request == message.request; });
@@ -165,7 +169,11 @@ Session::Handled Session::OnSetMemTable(Message& message) {
     if (vring.started()) return Broken(message.request, "a started ring is outside the new table");
     vring.addr.reset();
   }
+  const bool unchanged =
+      std::equal(memory.begin(), memory.end(), record_.memory.begin(), record_.memory.end(),
+                 [](const RecordedRegion& a, const RecordedRegion& b) { return a.region == b.region; });
   record_.memory = std::move(memory);
+  if (record_.listening()) return OnMemoryWhileListening(unchanged, record_.any_started());
   if (record_.any_started()) return Outcome::kResync;  // librte_vhost would remap under the pollers
   return Forward(message, 0);
 }

@@ -234,9 +234,9 @@ void SessionIo::Do(Announce& action) {
 }
 
 void SessionIo::Do(StateChanged& action) {
-  spdlog::info("{}: {}{}{}", spec().name, SessionStateName(action.state), action.reason.empty() ? "" : ": ",
-               action.reason);
-  observer_.OnSessionState(spec().name, action.state, action.reason);
+  spdlog::info("{}: {}{}{}{}", spec().name, SessionStateName(action.state),
+               action.postcopy ? ", arriving by post-copy" : "", action.reason.empty() ? "" : ": ", action.reason);
+  observer_.OnSessionState(spec().name, action);
 }
 
 void SessionIo::Do(Synced&) {

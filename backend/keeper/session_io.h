@@ -28,7 +28,7 @@ class SessionIo {
   class Observer {
    public:
     virtual ~Observer() = default;
-    virtual void OnSessionState(const std::string& port, SessionState state, const std::string& reason) = 0;
+    virtual void OnSessionState(const std::string& port, const StateChanged& change) = 0;
     virtual void OnAnnounce(const std::string& port, const std::array<uint8_t, 6>& mac) = 0;
   };
 

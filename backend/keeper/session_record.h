@@ -33,6 +33,13 @@ struct VringRecord {
   bool started() const { return kick_told; }
 };
 
+// How far the guest's arrival by post-copy is (vhost-user.rst, "Postcopy").
+enum class Postcopy {
+  kNone,       // none is under way
+  kAdvised,    // one may come: the front-end has asked for a userfaultfd
+  kListening,  // the guest runs, or is about to, and pages of its memory are still at its former host
+};
+
 struct SessionRecord {
   static constexpr uint32_t kVersion = 1;
   uint32_t version = kVersion;
@@ -41,6 +48,9 @@ struct SessionRecord {
   uint64_t features = 0;           // acked
   uint64_t protocol_features = 0;  // acked
   std::vector<RecordedRegion> memory;
+  Postcopy postcopy = Postcopy::kNone;
+  // While listening: where the daemon has the regions mapped, as told to the front-end; empty: not told yet.
+  std::vector<uint64_t> postcopy_bases;
   std::optional<vhost_user::LogBase> log;
   UniqueFd log_fd;
   uint16_t mtu = 0;  // 0: not told
@@ -51,6 +61,7 @@ struct SessionRecord {
 
   bool Has(VirtioFeature feature) const { return features >> feature & 1; }
   bool HasProtocol(vhost_user::ProtocolFeature feature) const { return protocol_features >> feature & 1; }
+  bool listening() const { return postcopy == Postcopy::kListening; }
   bool packed() const { return Has(kRingPacked); }
   bool any_started() const {
     for (const VringRecord& vring : vrings)

@@ -134,6 +134,7 @@ class Port {
   std::unique_ptr<GuestLink> link_;
   SessionState session_ = SessionState::kWaiting;
   std::string session_reason_;
+  bool postcopy_ = false;  // under way
   std::string last_state_;
 
   std::shared_ptr<LaneCounters> counters_ = std::make_shared<LaneCounters>();

@@ -170,7 +170,8 @@ std::vector<PortConfig> Service::Configs() const {
 
 void Service::Create(const PortConfig& port) {
   // The configuration has been checked: the contract exists.
-  ports_.push_back(std::make_unique<everport::Port>(port, *config_.contracts.Find(port.contract), *environment_));
+  ports_.push_back(std::make_unique<everport::Port>(
+      port, WithPostcopy(*config_.contracts.Find(port.contract), port.postcopy), *environment_));
   if (const auto choice = choices_.find(port.name); choice != choices_.end()) ports_.back()->SetChosen(choice->second);
 }
 
@@ -249,7 +250,7 @@ void Service::TidyKeeper() {
     for (const PortSession& session : answer->reply.ports) {
       if (session.state == SessionState::kRunning) awaited_.insert(session.spec.name);
       if (everport::Port* port = FindPort(session.spec.name)) {
-        port->OnSession({session.spec.name, session.state, session.reason});
+        port->OnSession({session.spec.name, session.state, session.reason, session.postcopy});
       } else if (!store_error_.ok()) {
         events_.Add(
             session.spec.name, "keeper",

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "backend/config/check.h"
 #include "backend/service/service.h"
 
 namespace everport {
@@ -11,6 +12,10 @@ namespace everport {
 void Service::AddPort(PortConfig port, Done done) {
   if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   if (absl::Status status = CheckPort(port, "port " + port.name, config_.contracts); !status.ok()) return done(status);
+  if (port.postcopy && !config_.daemon.keeper) {
+    return done(absl::InvalidArgumentError(
+        absl::StrCat("port ", port.name, ": postcopy: ", config::kPostcopyNeedsKeeper)));
+  }
   if (FindPort(port.name)) {
     return done(absl::AlreadyExistsError(
         absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));

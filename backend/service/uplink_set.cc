@@ -85,8 +85,12 @@ bool Logs(uint64_t features) {
 }
 
 // Whether the device may serve a guest that has negotiated these features, 0: none is there.
-absl::Status Serves(const OffloadDevice& device, uint64_t features, uint16_t queue_pairs) {
+absl::Status Serves(const OffloadDevice& device, uint64_t features, uint16_t queue_pairs, bool arriving) {
   if (features == 0) return absl::OkStatus();
+  if (arriving)
+    return absl::FailedPreconditionError(
+        "the guest arrives by post-copy, and this device cannot wait for pages of its memory; it is used when all are "
+        "here");
   if (Logs(features) && !device.LogsDirtyPages())
     return absl::FailedPreconditionError(
         "the guest is being migrated, and this device does not tell what it writes; it is used again if the migration "
@@ -401,7 +405,7 @@ bool UplinkSet::OnDeviceEvent() {
   return due;
 }
 
-void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs) {
+void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs, bool arriving) {
   guest_features_ = features;
   for (int i = 0; i < size(); ++i) {
     Item& item = items_[static_cast<size_t>(i)];
@@ -409,12 +413,13 @@ void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs) {
       item.unfit = false;
       continue;
     }
-    const absl::Status covers = Serves(*item.open->offload, features, queue_pairs);
+    const absl::Status covers = Serves(*item.open->offload, features, queue_pairs, arriving);
     if (covers.ok() != item.unfit) continue;
     item.unfit = !covers.ok();
     item.error = std::string(covers.message());
     if (item.unfit)
-      env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error), !Logs(features));
+      env_.events.Add(port_.name, "path", absl::StrCat("uplink ", i, " not used: ", item.error),
+                      !Logs(features) && !arriving);
   }
 }
 

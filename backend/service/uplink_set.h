@@ -95,7 +95,8 @@ class UplinkSet {
   // A device has appeared or changed: those that do not work are tried again.
   bool OnDeviceEvent();
   // What the guest has negotiated, 0 while it does not run: an offload device that cannot serve that is not used.
-  void SetGuest(uint64_t features, uint16_t queue_pairs);
+  // arriving: by post-copy, so that pages of its memory may be missing.
+  void SetGuest(uint64_t features, uint16_t queue_pairs, bool arriving);
   // Those that have proved themselves are trusted.
   void Tick(absl::Time now);
   // Open, well, and fit for the guest.

@@ -28,6 +28,8 @@ inline constexpr uint64_t kTestProtocol =
     Bit(vhost_user::kProtocolReplyAck) | Bit(vhost_user::kProtocolMtu) | Bit(vhost_user::kProtocolBackendReq) |
     Bit(vhost_user::kProtocolConfig) | Bit(vhost_user::kProtocolResetDevice) | Bit(vhost_user::kProtocolStatus);
 
+inline constexpr uint64_t kPagefault = Bit(vhost_user::kProtocolPagefault);
+
 inline FeatureContract TestContract() {
   return {.name = "test-1",
           .features = kTestFeatures,
@@ -45,10 +47,12 @@ class SessionWorld {
   static constexpr uint64_t kGpa = 0x100000, kUva = 0x7f0000000000, kMemory = 1 << 20;
   static constexpr uint32_t kRing = 64;
 
-  explicit SessionWorld(uint16_t queue_pairs = 1)
+  explicit SessionWorld(uint16_t queue_pairs = 1, bool postcopy = false)
       : page(std::make_unique<IndexPage>()),
         memory(::memfd_create("guest", MFD_CLOEXEC)),
-        session({"p1", "/run/p1.sock", queue_pairs, 1500, "test-1"}, TestContract(), page.get(), &files) {
+        session({"p1", "/run/p1.sock", queue_pairs, 1500, "test-1"}, WithPostcopy(TestContract(), postcopy), page.get(), &files),
+        protocol(kTestProtocol | (postcopy ? kPagefault : 0)),
+        daemon_protocol(protocol) {
     [[maybe_unused]] const int r = ::ftruncate(memory.get(), kMemory);
   }
 
@@ -67,6 +71,7 @@ class SessionWorld {
   void Connect() { Run(session.FrontendConnected()); }
   void Attach() {
     answered = to_daemon.size();  // a new connection
+    daemon_listening = false;
     Run(session.DaemonConnected());
   }
   void Run(Actions actions) {
@@ -121,6 +126,25 @@ class SessionWorld {
             message.request, vhost_user::kFlagReply,
             vhost_user::VringState{vhost_user::PayloadAs<vhost_user::VringState>(message).index, daemon_base});
         break;
+      case Request::kPostcopyAdvise:
+        reply = userfaultfd.valid() ? vhost_user::MakeMessage(message.request, vhost_user::kFlagReply)
+                                    : vhost_user::MakeReply(message.request, 1);
+        if (userfaultfd.valid()) reply.fds.push_back(userfaultfd.Dup());
+        break;
+      case Request::kPostcopyListen:
+      case Request::kPostcopyEnd:
+        daemon_listening = message.request == Request::kPostcopyListen && message.request != daemon_refuses;
+        reply = vhost_user::MakeReply(message.request, message.request == daemon_refuses ? 1 : 0);
+        break;
+      case Request::kSetMemTable:
+        if (message.fds.empty()) {  // the word it waits for
+          ++daemon_acks;
+          return true;
+        }
+        reply = vhost_user::MakeReply(message.request, message.request == daemon_refuses ? 1 : 0);
+        if (daemon_listening && message.request != daemon_refuses)
+          reply = vhost_user::EncodeMemTable({{kGpa, kMemory, kDaemonBase, 0}}, vhost_user::kFlagReply);
+        break;
       default:
         if (!message.need_reply()) return true;
         reply = vhost_user::MakeReply(message.request, message.request == daemon_refuses ? 1 : 0);
@@ -135,7 +159,7 @@ class SessionWorld {
 
   // QEMU's way to a running guest.
   void Negotiate(uint64_t features) {
-    Say(Request::kSetProtocolFeatures, kTestProtocol, -1, false);
+    Say(Request::kSetProtocolFeatures, protocol, -1, false);
     Say(Request::kSetOwner);
     Say(Request::kSetFeatures, features);
   }
@@ -219,10 +243,15 @@ class SessionWorld {
 
   bool daemon_willing = true;
   uint64_t daemon_features = kTestFeatures;
-  uint64_t daemon_protocol = kTestProtocol;
+  const uint64_t protocol;  // what the session offers and the front-end takes
+  uint64_t daemon_protocol;
   uint64_t daemon_queue_pairs = 128;
   uint32_t daemon_base = 0;
   Request daemon_refuses{};
+  UniqueFd userfaultfd;           // what the daemon makes; none: it cannot
+  bool daemon_listening = false;  // as librte_vhost holds it, for one connection
+  static constexpr uint64_t kDaemonBase = 0x100000000;
+  int daemon_acks = 0;  // of memory tables
 
   std::vector<Message> to_daemon, replies;
   size_t answered = 0;

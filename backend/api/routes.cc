@@ -129,7 +129,8 @@ void CheckAgainst(const Call& call, const ContractCheckRequest& asked) {
   if (!port.ok()) return RespondError(call, port.status());
   const auto here = call.service->contracts().Find(port->config.contract);
   if (!here.ok()) return RespondError(call, here.status());
-  RespondJson(call, ContractVerdict(here->name, CompareContracts(*here, NeedsOf(*port), asked.contract)));
+  const FeatureContract offered = WithPostcopy(*here, port->config.postcopy);
+  RespondJson(call, ContractVerdict(here->name, CompareContracts(offered, NeedsOf(*port), asked.contract)));
 }
 
 // The guest may come here: what would it lose?

@@ -34,6 +34,7 @@ struct PortAddOptions {
   std::vector<std::string> uplinks;  // KIND:DEVICE[,bridge=BR][,bind]
   uint32_t queue_pairs = 1, mtu = 1500;
   uint32_t failback_delay_ms = PortConfig{}.failback_delay_ms;
+  bool postcopy = false;
 };
 absl::Status AddPort(const Client& client, const PortAddOptions& options);
 absl::Status RemovePort(const Client& client, const std::string& name);

@@ -31,6 +31,11 @@ std::vector<std::string> List(const value& from, const char* pointer) {
   return texts;
 }
 
+// Whether the port's guest may arrive by post-copy.
+bool Arrives(const value& port) {
+  return Text(port, "/postcopy") == "true";
+}
+
 std::string Joined(const value& from, const char* pointer) {
   return absl::StrJoin(List(from, pointer), ", ");
 }
@@ -65,8 +70,9 @@ void PrintList(std::ostream& out, const boost::json::array& contracts) {
   out << table.Text();
 }
 
-// What the contract offers and, of a port, what its guest has of it. needs: null for none.
-void PrintOffer(std::ostream& out, const value& contract, const value& needs) {
+// What the contract offers and, of a port, what its guest has of it. needs: null for none. postcopy: the port's own key,
+// by which it offers more.
+void PrintOffer(std::ostream& out, const value& contract, const value& needs, bool postcopy) {
   const bool of_port = needs.is_object();
   const std::vector<std::string> taken = List(needs, "/features");
   const std::set<std::string> negotiated(taken.begin(), taken.end());
@@ -83,6 +89,7 @@ void PrintOffer(std::ostream& out, const value& contract, const value& needs) {
   for (const std::string& name : List(contract, "/features"))
     row(name, "offered", negotiated.count(name) ? "negotiated" : "");
   for (const std::string& name : List(contract, "/protocol_features")) row("protocol " + name, "offered", "");
+  if (postcopy) row("protocol PAGEFAULT", "offered (postcopy = true)", "");
   out << table.Text();
 }
 
@@ -107,7 +114,7 @@ absl::Status ShowPortsContract(const Client& client, const boost::json::array& c
   const bool started = needs && !Text(*needs, "/features").empty();
   client.out() << "port " << name << ", contract " << contract_name
                << (started ? "" : "; its guest's driver has not started, and may take all that is offered") << "\n\n";
-  PrintOffer(client.out(), *contract, needs ? *needs : value(boost::json::object{}));
+  PrintOffer(client.out(), *contract, needs ? *needs : value(boost::json::object{}), Arrives(*port));
   return absl::OkStatus();
 }
 
@@ -147,8 +154,11 @@ absl::StatusOr<value> CheckAgainstDaemon(const Client& client, const std::string
                                          const Client& other) {
   const auto view = GetPort(client, port);
   if (!view.ok()) return view.status();
-  const auto document = client.Get("/v1/contract?name=" + Text(*view, "/contract"));
+  auto document = client.Get("/v1/contract?name=" + Text(*view, "/contract"));
   if (!document.ok()) return document.status();
+  // What the port offers: its guest's way there may depend on it.
+  auto* const protocol = document->is_object() ? document->as_object().if_contains("protocol_features") : nullptr;
+  if (Arrives(*view) && protocol && protocol->is_array()) protocol->as_array().emplace_back("PAGEFAULT");
   const value* const needs = view->as_object().if_contains("needs");
   if (!needs) return absl::InternalError("everportd: tells no needs of its ports; upgrade it");
   auto verdict = other.Do("POST", "/v1/contract/check", ContractCheckBody(*document, *needs));
@@ -188,7 +198,7 @@ absl::Status ShowContracts(const Client& client, const std::string& name) {
     client.PrintJson(named ? *named : value(*contracts));
   } else if (named) {
     client.out() << "contract " << name << "\n\n";
-    PrintOffer(client.out(), *named, nullptr);
+    PrintOffer(client.out(), *named, nullptr, false);
   } else {
     PrintList(client.out(), *contracts);
   }

@@ -153,6 +153,7 @@ std::vector<Finding> Examine(const DoctorFacts& facts) {
     ExamineSocket(facts, port, findings);
     ExamineQemu(facts, port, findings);
     ExaminePath(facts, port, findings);
+    ExaminePostcopy(facts, port, findings);
     ExamineUplinks(facts, port, findings);
   }
   return findings;

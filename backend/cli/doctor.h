@@ -56,6 +56,7 @@ void ExamineHost(const DoctorFacts& facts, std::vector<Finding>& findings);
 void ExamineSocket(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineQemu(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExaminePath(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
+void ExaminePostcopy(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 void ExamineUplinks(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings);
 
 // What the daemon's problems of [daemon.listen] begin with.

@@ -35,6 +35,7 @@ DoctorPort PortFromView(const value& view) {
   DoctorPort port;
   port.config.name = Text(view, "/name");
   port.config.socket = Text(view, "/socket");
+  port.config.postcopy = Text(view, "/postcopy") == "true";
   port.state = Text(view, "/state");
   port.has_path = !PathText(view).empty();
   for (size_t i = 0; view.is_object(); ++i) {

@@ -61,12 +61,13 @@ std::optional<Credentials> CredentialsOf(const HostRoot& root, const std::string
     const auto status = root.Read(absl::StrCat("/proc/", pid, "/status"));
     if (!status) continue;
     Credentials credentials;
-    // proc(5): "Uid:" and "Gid:" give real, effective, saved and file-system ids; "Groups:" the others.
+    // proc(5): "Uid:" and "Gid:" give real, effective, saved and file-system ids; "Groups:" the others, "CapEff:" a mask in hex.
     for (absl::string_view line : absl::StrSplit(*status, '\n')) {
       const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
       unsigned id = 0;
       if (words.size() > 2 && words[0] == "Uid:" && absl::SimpleAtoi(words[2], &id)) credentials.uid = id;
       if (words.size() > 2 && words[0] == "Gid:" && absl::SimpleAtoi(words[2], &id)) credentials.gids.push_back(id);
+      if (words.size() > 1 && words[0] == "CapEff:") (void)absl::SimpleHexAtoi(words[1], &credentials.capabilities);
       if (words.empty() || words[0] != "Groups:") continue;
       for (size_t i = 1; i < words.size(); ++i) {
         if (absl::SimpleAtoi(words[i], &id)) credentials.gids.push_back(id);

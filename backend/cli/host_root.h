@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,6 +38,7 @@ std::vector<Process> Processes(const HostRoot& root);  // those with a command l
 struct Credentials {
   unsigned uid = 0;
   std::vector<unsigned> gids;
+  uint64_t capabilities = 0;  // effective ones, a bit each (linux/capability.h)
 };
 std::optional<Credentials> CredentialsOf(const HostRoot& root, const std::string& comm);
 

@@ -49,6 +49,7 @@ absl::StatusOr<PortConfig> PortFromOptions(const PortAddOptions& options) {
   port.queue_pairs = static_cast<uint16_t>(options.queue_pairs);
   port.mtu = static_cast<uint16_t>(options.mtu);
   port.failback_delay_ms = options.failback_delay_ms;
+  port.postcopy = options.postcopy;
   for (const std::string& text : options.uplinks) {
     auto uplink = ParseUplink("--uplink", text);
     if (!uplink.ok()) return uplink.status();

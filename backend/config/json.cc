@@ -16,15 +16,16 @@ std::string PortToJson(const PortConfig& port) {
     if (uplink.bind) object["bind"] = true;
     uplinks.push_back(std::move(object));
   }
-  return boost::json::serialize(boost::json::object{{"name", port.name},
+  boost::json::object object{{"name", port.name},
                                                     {"socket", port.socket},
                                                     {"mac", port.mac},
                                                     {"queue_pairs", port.queue_pairs},
                                                     {"mtu", port.mtu},
                                                     {"contract", port.contract},
                                                     {"failback_delay_ms", port.failback_delay_ms},
-                                                    {"postcopy", port.postcopy},
-                                                    {"uplink", std::move(uplinks)}});
+                                                    {"uplink", std::move(uplinks)}};
+  if (port.postcopy) object["postcopy"] = true;
+  return boost::json::serialize(object);
 }
 
 absl::StatusOr<PortConfig> PortFromJson(std::string_view json, const ContractSet* contracts) {

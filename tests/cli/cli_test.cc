@@ -178,10 +178,16 @@ TEST_F(CliTest, PortIsAddedFromFlags) {
     EXPECT_EQ(port.queue_pairs, 4);
     EXPECT_EQ(port.mtu, 9000);
     EXPECT_EQ(port.failback_delay_ms, 250u);
+    EXPECT_FALSE(port.postcopy);
     const std::vector<UplinkConfig> uplinks = {{UplinkKind::kVdev, "net_null0,size=64", ""},
                                                {UplinkKind::kTap, "ep-vm9", "br1"}};
     EXPECT_EQ(port.uplinks, uplinks);
   });
+}
+
+TEST_F(CliTest, APortWhoseGuestMayArriveByPostcopyIsAdded) {
+  EXPECT_EQ(Run({"port", "add", "vm9", "--socket", "/s.sock", "--uplink", "vdev:net_null0", "--postcopy"}).err, "");
+  daemon.Do([&] { EXPECT_TRUE(daemon.service().ports.at(2).config.postcopy); });
 }
 
 TEST_F(CliTest, PortIsAddedFromAFileOrStdin) {
@@ -364,6 +370,20 @@ TEST_F(CliTest, ContractOfAPortBesideWhatItsGuestHas) {
   EXPECT_EQ(*ContractFromJson(Json({"contract", "show", "vm1-net0"}), ""), *FindContract("everport-1"));
   EXPECT_THAT(Run({"contract", "show", "vm2"}).out,
               StartsWith("port vm2, contract everport-1; its guest's driver has not started, and may take all"));
+}
+
+TEST_F(CliTest, ContractOfAPortWhoseGuestMayArriveByPostcopy) {
+  EXPECT_THAT(Run({"contract", "show", "vm1-net0"}).out, testing::Not(HasSubstr("PAGEFAULT")));
+  daemon.Do([&] { daemon.service().ports[0].config.postcopy = true; });
+  EXPECT_THAT(Run({"contract", "show", "vm1-net0"}).out, HasSubstr("\nprotocol PAGEFAULT "));
+  fakes::FakeDaemon other(dir / "other.sock");
+  const std::string same = dir.Write("same.json", Run({"--json", "contract", "show", "everport-1"}).out);
+  for (const std::string& against : {same, dir / "other.sock"}) {
+    const Result result = Run({"contract", "check", "vm1-net0", "--against", against});
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_THAT(result.out, HasSubstr("cannot get there by post-copy"));
+    EXPECT_THAT(result.out, HasSubstr(against + ": compatible\n"));
+  }
 }
 
 TEST_F(CliTest, ContractCheckAgainstAFile) {

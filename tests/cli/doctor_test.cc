@@ -396,6 +396,26 @@ TEST_F(DoctorTest, VfIsMissingOrNotBound) {
               Contains(Is(Level::kFail, "port vm1 uplink 0", "shares IOMMU group 7 with 0000:3b:02.2")));
 }
 
+TEST_F(DoctorTest, AGuestThatMayArriveByPostcopyNeedsAUserfaultfd) {
+  const std::string key = "/proc/sys/vm/unprivileged_userfaultfd";
+  const auto caps = [this](const std::string& mask) {
+    Write("/proc/77/comm", "everportd\n");
+    Write("/proc/77/status", "Uid:\t990\t990\t990\t990\nGid:\t990\t990\t990\t990\nGroups:\t\nCapEff:\t" + mask + "\n");
+  };
+  EXPECT_THAT(Examine(facts), Not(Contains(Field(&Finding::text, HasSubstr("post-copy")))));
+  facts.ports[0].config.postcopy = true;
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "the kernel has no userfaultfd")));
+  Write(key, "0\n");
+  caps("0000000000000000");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "sysctl vm.unprivileged_userfaultfd=1")));
+  caps("0000000000080000");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1", "may arrive by post-copy")));
+  caps("000001fffff7ffff");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1", "CAP_SYS_PTRACE")));
+  Write(key, "1\n");
+  EXPECT_THAT(Examine(facts), Contains(Is(Level::kOk, "port vm1", "may arrive by post-copy")));
+}
+
 TEST_F(DoctorTest, DevicesThatTheDaemonMayNotOpen) {
   Write("/proc/77/comm", "everportd\n");
   Write("/proc/77/status", "Uid:\t990\t990\t990\t990\nGid:\t990\t990\t990\t990\nGroups:\t\n");

@@ -53,6 +53,19 @@ TEST(Mac, ParsesAndFormats) {
   }
 }
 
+TEST(CheckPort, PostcopyGoesWithNeitherSeveralQueuePairsNorAVdpaDevice) {
+  PortConfig port = Port("vm1");
+  port.postcopy = true;
+  EXPECT_EQ(Fault(port), "");
+  port.queue_pairs = 2;
+  EXPECT_THAT(Fault(port), StartsWith("port: postcopy: QEMU does not bring a guest with 2 queue pairs by post-copy"));
+  port.queue_pairs = 1;
+  port.uplinks.push_back({UplinkKind::kVdpa, "0000:3b:02.1", ""});
+  EXPECT_THAT(Fault(port), StartsWith("port: postcopy: an uplink of kind vdpa"));
+  port.uplinks.back() = {UplinkKind::kVhostVdpa, "/dev/vhost-vdpa-0", ""};
+  EXPECT_EQ(Fault(port), "");
+}
+
 TEST(CheckPort, NamesTheObjectAndTheKey) {
   PortConfig port = Port("vm1");
   port.mtu = 10;

@@ -40,6 +40,7 @@ TEST(DiffPorts, WhatTheGuestSeesBeginsTheSessionAnew) {
   EXPECT_EQ(DiffOf([](PortConfig& port) { port.queue_pairs = 2; }), kSession);
   EXPECT_EQ(DiffOf([](PortConfig& port) { port.mtu = 9000; }), kSession);
   EXPECT_EQ(DiffOf([](PortConfig& port) { port.contract = "minimal-1"; }), kSession);
+  EXPECT_EQ(DiffOf([](PortConfig& port) { port.postcopy = true; }), kSession);
 }
 
 TEST(DiffPorts, WhatTheGuestDoesNotSeeIsAnUplinkChange) {

@@ -34,6 +34,8 @@ TEST(PortJson, RoundTripKeepsEveryField) {
   port.queue_pairs = 16;
   port.mtu = 68;
   port.failback_delay_ms = 4294967295;
+  port.postcopy = true;
+  port.queue_pairs = 1;
   port.uplinks = {{UplinkKind::kVdev, "net_memif0,role=server", ""}, {UplinkKind::kTap, "t0", "br0"}};
   const auto back = PortFromJson(PortToJson(port));
   ASSERT_TRUE(back.ok()) << back.status();

@@ -86,6 +86,17 @@ bridge = "br0"
   EXPECT_EQ(*config, wanted);
 }
 
+TEST(ParseConfig, PostcopyNeedsTheKeeper) {
+  const std::string port = PortWith("postcopy = true");
+  const auto config = ParseConfig(port, "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->ports[0].postcopy);
+  EXPECT_FALSE(ParseConfig(PortWith("mtu = 1500"), "f")->ports[0].postcopy);
+  const std::string refusal = Refusal("daemon.keeper = false\n" + port);
+  EXPECT_THAT(refusal, ::testing::HasSubstr("port[0].postcopy: needs the keeper"));
+  EXPECT_THAT(refusal, ::testing::HasSubstr("set keeper = true"));
+}
+
 TEST(ParseConfig, PollersAutoIsTheEmptyList) {
   EXPECT_TRUE(ParseConfig(DaemonWith("pollers = \"auto\""), "f")->daemon.poller_cpus.empty());
 }

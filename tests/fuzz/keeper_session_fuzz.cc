@@ -85,7 +85,7 @@ FeatureContract Contract() {
   FeatureContract contract = *FindContract("everport-1");
   contract.protocol_features |= uint64_t{1} << vhost_user::kProtocolConfig;
   contract.max_ring_size = 256;
-  return contract;
+  return WithPostcopy(contract, true);
 }
 
 class World {
@@ -211,6 +211,17 @@ class World {
       const vhost_user::VringState state{how % 4u, how * 3u};
       return Apply(session_.DaemonMessage(vhost_user::MakeMessage(request, vhost_user::kFlagReply, state)));
     }
+    if (request == Request::kPostcopyAdvise && how != 0xff) {
+      Message reply = vhost_user::MakeMessage(request, vhost_user::kFlagReply);
+      for (unsigned n = how == 0xfe ? 2 : 1; n > 0; --n) AddFd(reply);
+      return Apply(session_.DaemonMessage(std::move(reply)));
+    }
+    if (request == Request::kSetMemTable && session_.record().listening() && how != 0xff) {
+      std::vector<vhost_user::MemoryRegion> regions;
+      for (const RecordedRegion& recorded : session_.record().memory) regions.push_back(recorded.region);
+      if (how == 0xfe) regions.pop_back();
+      return Apply(session_.DaemonMessage(vhost_user::EncodeMemTable(regions, vhost_user::kFlagReply)));
+    }
     const bool query = request == Request::kGetFeatures || request == Request::kGetProtocolFeatures ||
                        request == Request::kGetQueueNum;
     const uint64_t value = query ? (how == 0xff ? how : ~uint64_t{0}) : (how == 0xff ? 1 : 0);
@@ -244,6 +255,8 @@ class World {
     const SessionRecord& record = session_.record();
     Require((session_.state() == SessionState::kWaiting) == !session_.frontend_connected(), "state");
     Require(!session_.frontend_paused() || armed_, "a front-end that is not read has a deadline");
+    Require(!record.listening() || !session_.daemon_welcome(), "no daemon comes while post-copy is under way");
+    Require(!record.listening() || session_.frontend_connected(), "no post-copy without a front-end");
     Require((record.features & ~Contract().features) == 0, "features within the contract");
     for (unsigned ring = 0; ring < record.vrings.size(); ++ring) {
       const VringRecord& vring = record.vrings[ring];

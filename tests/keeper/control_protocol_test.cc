@@ -38,6 +38,23 @@ TEST(ControlProtocolTest, RequestsSurviveTheWay) {
   EXPECT_EQ(RequestRoundTrip(RemoveRequest{"vm1"}).name, "vm1");
 }
 
+TEST(ControlProtocolTest, PostcopyGoesWithThePortAndItsSession) {
+  PortSpec spec = kSpec;
+  spec.postcopy = true;
+  EXPECT_EQ(RequestRoundTrip(AddRequest{spec}).port, spec);
+  EXPECT_FALSE(RequestRoundTrip(AddRequest{kSpec}).port.postcopy);
+  const ControlReply list =
+      MessageRoundTrip(ControlReply{true, {}, {}, {{spec, SessionState::kRunning, false, "", true}}});
+  EXPECT_TRUE(list.ports[0].postcopy);
+  EXPECT_EQ(list.ports[0].spec, spec);
+  EXPECT_TRUE(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", true}).postcopy);
+  EXPECT_FALSE(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", false}).postcopy);
+  PortConfig port;
+  port.postcopy = true;
+  EXPECT_TRUE(SpecOf(port, ContractSet()).postcopy);
+  EXPECT_FALSE(DecodeMessage(R"({"event":"session","name":"p","state":"running","reason":"","postcopy":1})").ok());
+}
+
 TEST(ControlProtocolTest, AnOwnProfileGoesWithThePortAndIsLeftOutOfTheList) {
   PortSpec spec = kSpec;
   spec.contract = "mine-1";

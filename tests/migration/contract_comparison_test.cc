@@ -141,6 +141,16 @@ TEST(CompareContracts, ProtocolFeaturesBreakOnlyWhatNeedsThem) {
   EXPECT_FALSE(Compatible(CompareContracts(Mine(), two, there)));
 }
 
+TEST(CompareContracts, WithoutPostcopyThereTheGuestGoesTheOrdinaryWay) {
+  const auto findings = CompareContracts(WithPostcopy(Mine(), true), Running(), Mine());
+  EXPECT_THAT(findings, ElementsAre(Finding("protocol_features.PAGEFAULT", false)));
+  EXPECT_THAT(findings[0].why, HasSubstr("cannot get there by post-copy"));
+  EXPECT_TRUE(Compatible(findings));
+  EXPECT_THAT(CompareContracts(Mine(), Running(), WithPostcopy(Mine(), true)),
+              ElementsAre(Finding("protocol_features.PAGEFAULT", false)));
+  EXPECT_TRUE(CompareContracts(Mine(), Running(), WithPostcopy(Mine(), false)).empty());
+}
+
 TEST(CompareContracts, AMoveThatNobodyAnnouncesBreaks) {
   FeatureContract there = Mine();
   there.protocol_features &= ~Bit(kContractProtocolRarp);

@@ -37,11 +37,13 @@ class Guest:
     network: QEMU's arguments for network devices of another make, in the place of those NICs.
     qemu: the file in files that runs it.
     incoming: an address at which a guest is awaited that migrates here (take_over). paused: until qmp("cont").
+    postcopy: it may come that way; RuntimeError with what QEMU says if not.
     """
 
     def __init__(self, files, work_dir, nic_socket, *, name="guest", address="10.77.0.2/24", mac="52:54:00:00:00:02",
                  queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options="",
-                 network=None, qemu="qemu", incoming=None, paused=False):
+                 network=None, qemu="qemu", incoming=None, paused=False,
+                 postcopy=False):
         self.name = name
         self.address = address.split("/")[0]
         self.console_socket = pathlib.Path(work_dir) / f"{name}-console.sock"
@@ -91,7 +93,13 @@ class Guest:
         self._events = []
         if incoming:
             self.tell_migration()
-            self.qmp("migrate-incoming", uri=incoming)
+            try:
+                if postcopy:
+                    self.allow_postcopy()
+                self.qmp("migrate-incoming", uri=incoming)
+            except BaseException:
+                self.stop()
+                raise
 
     # --- commands in the guest
 
@@ -210,6 +218,10 @@ class Guest:
     def tell_migration(self):
         """Each step of a migration from now on is an event."""
         self.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+
+    def allow_postcopy(self):
+        """Before the migration, at both its ends."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
 
     def wait_migration(self, *statuses, timeout=60):
         """Until the migration from or to here is in one of these (QEMU's names); which."""

@@ -134,6 +134,7 @@ class Migrated:
     total_ms: float
     resumed: float  # time.time() at which the destination's QEMU let the guest go on
     differing: list  # pages that are not the same at the destination; None: not compared
+    fetched: int = 0  # pages that the destination asked for, by post-copy
 
 
 def differing_pages(source, destination, page=4096):
@@ -147,20 +148,52 @@ def differing_pages(source, destination, page=4096):
     return pages
 
 
-def move(guest, arriving, uri, before_switch=None, compare=False, timeout=60):
+@dataclasses.dataclass
+class Postcopy:
+    """The guest goes on at the destination while most of its memory is still at the source.
+
+    Bandwidths in bytes/s: before the switch, so low that there is something left, and after it, 0: all there is.
+    meanwhile(arriving) is called once, when the guest goes on there.
+    """
+
+    before: int = 8 << 20
+    after: int = 0
+    meanwhile: object = None
+
+    def prepare(self, guest):
+        guest.allow_postcopy()
+        guest.qmp("migrate-set-parameters", **{"max-bandwidth": self.before, "max-postcopy-bandwidth": self.after})
+
+    def switch(self, guest, arriving, timeout):
+        """Once it has begun; what it has come to."""
+        status = guest.wait_migration("active", "failed", timeout=timeout)
+        if status == "failed":
+            return status
+        guest.qmp("migrate-start-postcopy")
+        status = guest.wait_migration("postcopy-active", "completed", "failed", timeout=timeout)
+        if status == "postcopy-active" and self.meanwhile:
+            self.meanwhile(arriving)
+        return status
+
+
+def move(guest, arriving, uri, before_switch=None, compare=False, timeout=60, postcopy=None):
     """guest migrates to arriving, a Guest that awaits it at uri; Migrated. One of the two is stopped: the one without it.
 
     before_switch(arriving) is called once, while memory is being sent. compare: arriving is paused, and goes on when its
-    memory has been compared.
+    memory has been compared. postcopy: a Postcopy.
     """
     try:
         arriving.wait_migration("setup")
         guest.tell_migration()
+        if postcopy:
+            postcopy.prepare(guest)
         guest.qmp("migrate", uri=uri)
+        status = postcopy.switch(guest, arriving, timeout) if postcopy else "active"
         if before_switch:
             guest.wait_migration("active", timeout=timeout)
             before_switch(arriving)
-        status = guest.wait_migration("completed", "failed", "cancelled", timeout=timeout)
+        if status in ("active", "postcopy-active"):
+            status = guest.wait_migration("completed", "failed", "cancelled", "postcopy-paused", timeout=timeout)
         if status != "completed":
             arriving.stop()
             return Migrated(status, 0, 0, 0, None)
@@ -178,7 +211,7 @@ def move(guest, arriving, uri, before_switch=None, compare=False, timeout=60):
         raise
     arriving.take_over(guest)
     guest.stop()
-    return Migrated(status, said["downtime"], said["total-time"], resumed, differing)
+    return Migrated(status, said["downtime"], said["total-time"], resumed, differing, said["ram"]["postcopy-requests"])
 
 
 class Hosts(Traffic):
@@ -217,11 +250,12 @@ class Hosts(Traffic):
             self.guest.stop()
         self._closers.close()
 
-    def boot(self, host, incoming=None, paused=False):
+    def boot(self, host, incoming=None, paused=False, postcopy=False):
         """A QEMU on that host: with the guest's system, or waiting for a guest to come."""
         return Guest(self.files, host.work, host.sockets, mac=[mac_of(nic) for nic in range(self.nics)],
                      name=f"guest{self.moves}", queue_pairs=self.queue_pairs, packed=self.packed,
-                     device_options=self.device_options, incoming=incoming, paused=paused)
+                     device_options=self.device_options, incoming=incoming, paused=paused,
+                     postcopy=postcopy)
 
     def start(self):
         for host in self.hosts:
@@ -230,16 +264,17 @@ class Hosts(Traffic):
         self.guest.wait_booted()
         return self
 
-    def migrate(self, before_switch=None, compare=False, timeout=60):
+    def migrate(self, before_switch=None, compare=False, timeout=60, postcopy=None):
         """Moves the guest to the other host. before_switch(arriving) is called once, while memory is being sent.
+        postcopy: a Postcopy.
 
         A migration that does not complete leaves the guest where it is.
         """
         target = self.hosts[1 - self.at]
         self.moves += 1
         uri = f"unix:{self.work}/to{self.moves}"
-        arriving = self.boot(target, incoming=uri, paused=compare)
-        moved = move(self.guest, arriving, uri, before_switch, compare, timeout)
+        arriving = self.boot(target, incoming=uri, paused=compare, postcopy=postcopy is not None)
+        moved = move(self.guest, arriving, uri, before_switch, compare, timeout, postcopy)
         if moved.status == "completed":
             self.guest, self.at = arriving, 1 - self.at
         return moved

@@ -44,6 +44,30 @@ TEST(UnixSocket, IsThereFromBindAndTakesConnectionsFromListen) {
   EXPECT_EQ(Connect(dir / "s"), 0);
 }
 
+off_t PagesOf(const UniqueFd& memfd) {
+  struct stat st {};
+  EXPECT_EQ(::fstat(memfd.get(), &st), 0);
+  return st.st_blocks * 512 / 4096;
+}
+
+// While a guest arrives by post-copy its missing pages are holes in a memfd, and must stay so until QEMU fills them: to
+// read one by read(2) leaves it, and to write where a page is adds none. (To touch one in a mapping does, even to read.)
+TEST(Memfd, AHoleThatIsReadByACallStaysOne) {
+  const UniqueFd fd(::memfd_create("assumption", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(fd.get(), 8 * 4096), 0);
+  uint64_t value = 1;
+  ASSERT_EQ(::pread(fd.get(), &value, sizeof value, 4096), static_cast<ssize_t>(sizeof value));
+  EXPECT_EQ(value, 0u);
+  EXPECT_EQ(PagesOf(fd), 0);
+  auto* map = static_cast<volatile uint8_t*>(::mmap(nullptr, 8 * 4096, PROT_READ, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(map, MAP_FAILED);
+  EXPECT_EQ(map[5000], 0);
+  EXPECT_EQ(PagesOf(fd), 1);
+  ASSERT_EQ(::pwrite(fd.get(), &value, sizeof value, 6000), static_cast<ssize_t>(sizeof value));
+  EXPECT_EQ(PagesOf(fd), 1);
+  ::munmap(const_cast<uint8_t*>(map), 8 * 4096);
+}
+
 // A sender may cut a memfd short under whoever has mapped it, and touching it is then SIGBUS; a file's size can only be
 // checked when it is mapped.
 TEST(Memfd, CutShortIsSigbusForWhoeverTouchesIt) {

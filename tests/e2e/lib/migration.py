@@ -39,9 +39,14 @@ class EverportBackend:
     def __init__(self, host, kinds=None, **port_keys):
         self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
         self.uplinks = [Uplink(host, kinds(host.number, nic) if kinds else "tap", nic) for nic in range(len(host.sockets))]
-        self.everport.write_config(*(
-            port_toml(f"vm{nic + 1}", socket, [self.uplinks[nic].config()], mac=mac_of(nic), **port_keys)
-            for nic, socket in enumerate(host.sockets)))
+        self._sockets, self._port_keys = host.sockets, port_keys
+        self.everport.write_config(*self.ports())
+
+    def ports(self, **other_keys):
+        """What the configuration says of them, with these keys in place of what it said first."""
+        keys = {**self._port_keys, **other_keys}
+        return [port_toml(f"vm{nic + 1}", socket, [self.uplinks[nic].config()], mac=mac_of(nic), **keys)
+                for nic, socket in enumerate(self._sockets)]
 
     def start(self):
         self.everport.start()
@@ -152,17 +157,18 @@ def differing_pages(source, destination, page=4096):
 class Postcopy:
     """The guest goes on at the destination while most of its memory is still at the source.
 
-    Bandwidths in bytes/s: before the switch, so low that there is something left, and after it, 0: all there is.
-    meanwhile(arriving) is called once, when the guest goes on there.
+    meanwhile(arriving) is called once, when the guest goes on there; so little comes meanwhile that it cannot end before
+    that has returned.
     """
 
-    before: int = 8 << 20
-    after: int = 0
     meanwhile: object = None
+    BEFORE = 8 << 20  # bytes/s, so low that there is something left
+    MEANWHILE = 256 << 10
 
     def prepare(self, guest):
         guest.allow_postcopy()
-        guest.qmp("migrate-set-parameters", **{"max-bandwidth": self.before, "max-postcopy-bandwidth": self.after})
+        guest.qmp("migrate-set-parameters", **{"max-bandwidth": self.BEFORE,
+                                               "max-postcopy-bandwidth": self.MEANWHILE if self.meanwhile else 0})
 
     def switch(self, guest, arriving, timeout):
         """Once it has begun; what it has come to."""
@@ -173,6 +179,7 @@ class Postcopy:
         status = guest.wait_migration("postcopy-active", "completed", "failed", timeout=timeout)
         if status == "postcopy-active" and self.meanwhile:
             self.meanwhile(arriving)
+            guest.qmp("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
         return status
 
 

@@ -51,9 +51,10 @@ def refused_for_want_of_a_daemon(hosts, pings):
 
 
 def there_and_back(hosts, pings, flow):
+    """The network is back while pages are missing."""
     moves = []
     for number in range(ROUNDS):
-        moved = hosts.migrate(postcopy=Postcopy())
+        moved = hosts.migrate(postcopy=Postcopy(lambda _: pings.wait_reply(time.monotonic() + 0.05, 30)))
         assert moved.status == "completed", f"migration {number}: {moved}"
         assert moved.fetched > 0, f"migration {number} was over before post-copy had anything to do: {moved}"
         traffic_is_back(pings, flow)

@@ -219,9 +219,9 @@ class Guest:
         """Each step of a migration from now on is an event."""
         self.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
 
-    def allow_postcopy(self):
-        """Before the migration, at both its ends."""
-        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+    def allow_postcopy(self, allow=True):
+        """Before the migration, at both its ends alike."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": allow}])
 
     def wait_migration(self, *statuses, timeout=60):
         """Until the migration from or to here is in one of these (QEMU's names); which."""

@@ -212,6 +212,9 @@ def move(guest, arriving, uri, before_switch=None, compare=False, timeout=60, po
             differing = differing_pages(guest, arriving)
             arriving.qmp("cont")
         resumed = arriving.wait_event("RESUME", timeout)
+        if postcopy:
+            arriving.wait_migration("completed", timeout=timeout)  # it went on before
+            arriving.allow_postcopy(False)  # on its next way
     except BaseException:
         print(arriving.logs())
         arriving.stop()

@@ -163,7 +163,7 @@ class Postcopy:
 
     meanwhile: object = None
     BEFORE = 8 << 20  # bytes/s, so low that there is something left
-    MEANWHILE = 256 << 10
+    MEANWHILE = 2 << 20  # what the guest asks for has to come in time
 
     def prepare(self, guest):
         guest.allow_postcopy()

@@ -73,7 +73,7 @@ TEST(ExampleConfig, CommentedLinesAreTheDefaults) {
     lines += is_default;
     uncommented += (is_default ? line.substr(2) : line) + "\n";
   }
-  EXPECT_EQ(lines, 15);
+  EXPECT_EQ(lines, 16);
   const auto config = ParseConfig(uncommented, "uncommented");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(*config, *LoadConfig(EVERPORT_EXAMPLE_CONFIG));

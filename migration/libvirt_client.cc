@@ -388,14 +388,17 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
     }
     if (!job) job.emplace();
     job->progress.elapsed_s = absl::ToDoubleSeconds(now - start);
-    if (!progress(job->progress)) cancelled = true;
+    const bool wanted = progress(job->progress);
+    // The guest has left: there is no way back, and libvirt's own call ends when there is none ahead either.
+    if (postcopy) continue;
+    if (!wanted) cancelled = true;
     if ((cancelled || now - moved > options_.timeout) && abort_at == absl::InfiniteFuture()) abort_at = now;
     // Refused while there is no job yet: until it is not, again.
     if (now >= abort_at) (void)lib_->virDomainAbortJob(domain_.get());
     if (now - abort_at > options_.timeout) {
       return absl::DeadlineExceededError("libvirt at the source does not end the migration; see its log");
     }
-    if (options_.postcopy && !postcopy && job->iteration > 1) {
+    if (options_.postcopy && abort_at == absl::InfiniteFuture() && job->iteration > 1) {
       postcopy = lib_->virDomainMigrateStartPostCopy(domain_.get(), 0) == 0;
     }
   }

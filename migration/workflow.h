@@ -36,6 +36,7 @@ struct PortView {
   std::string name, socket, mac, contract;
   unsigned queue_pairs = 1, mtu = 1500;
   uint32_t failback_delay_ms = 0;
+  bool postcopy = false;  // its guest may arrive by post-copy
   std::string state;   // waiting, connected, running
   std::string reason;  // what is amiss, if anything
   bool has_path = false;
@@ -45,7 +46,7 @@ struct PortView {
 
 // What is to be a port at the destination.
 struct PortWish {
-  PortView port;                     // name, socket, mac, contract, queue_pairs, mtu, failback_delay_ms
+  PortView port;                     // name, socket, mac, contract, queue_pairs, mtu, failback_delay_ms, postcopy
   std::vector<std::string> uplinks;  // KIND:DEVICE[,…], best first
 };
 
@@ -137,6 +138,7 @@ struct Options {
   // {port} stands for the port's name, {n} for its number among the domain's, from 0.
   std::vector<std::string> uplinks;
   std::string socket_dir;      // where QEMU makes its sockets at the destination; empty: where it does at the source
+  bool postcopy = false;       // the hypervisor does so: ports on both sides must have it
   double cancel_after_s = -1;  // of sending memory; negative: never
   absl::Duration confirm = absl::Seconds(30);  // how long a port may take to run at the destination
   absl::Duration silence = absl::Seconds(5);   // and from then on, to the first frame

@@ -34,7 +34,7 @@ const PortView* Find(const std::vector<PortView>& ports, std::string PortView::*
 }
 
 // How a port that stands at the destination differs from the one that is wanted; empty if it does not.
-std::string Difference(const PortView& wanted, const PortView& there) {
+std::string Difference(const PortView& wanted, const PortView& there, bool postcopy) {
   const auto differs = [](const char* what, const auto& here, const auto& has) {
     return absl::StrCat("has ", what, " ", has, " where ", here, " is needed");
   };
@@ -42,6 +42,7 @@ std::string Difference(const PortView& wanted, const PortView& there) {
   if (there.mac != wanted.mac) return differs("mac", wanted.mac, there.mac);
   if (there.queue_pairs != wanted.queue_pairs) return differs("queue_pairs", wanted.queue_pairs, there.queue_pairs);
   if (there.mtu != wanted.mtu) return differs("mtu", wanted.mtu, there.mtu);
+  if (postcopy && !there.postcopy) return differs("postcopy", "true", "false");
   return "";
 }
 
@@ -128,6 +129,12 @@ absl::Status Workflow::CheckDestination() {
 absl::Status Workflow::CheckContract() {
   std::vector<std::string> faults;
   for (const Pair& pair : pairs_) {
+    if (options_.postcopy && !pair.source.postcopy) {
+      faults.push_back(absl::StrCat(PortAt(source_, pair.source.name),
+                                    " does not offer post-copy; give it postcopy = true (its guest's session begins anew "
+                                    "then), or migrate without --postcopy"));
+      continue;
+    }
     const auto offer = source_.OfferOf(pair.source);
     if (!offer.ok()) return offer.status();
     auto answer = destination_.Check(*offer);
@@ -175,7 +182,7 @@ absl::Status Workflow::PlanPort(Pair& pair, size_t number, const std::vector<Por
         " has none of that name or socket, and it is not said with what uplinks to make it; give --dest-uplink "
         "KIND:DEVICE, for example --dest-uplink tap:ep-{port},bridge=br0, or set the port up there"));
   }
-  const std::string difference = Difference(wanted, *port);
+  const std::string difference = Difference(wanted, *port, options_.postcopy);
   if (!difference.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat(PortAt(destination_, port->name), " ", difference, "; change it there, or take it away"));
@@ -199,7 +206,14 @@ absl::Status Workflow::CreatePorts() {
     if (cancelled_) return absl::CancelledError("cancelled");
     const std::string& name = pair.wish.port.name;
     AddLeft({PortAt(destination_, name), PortCommand(destination_, name)});
-    const auto added = destination_.Add(pair.wish);
+    auto added = destination_.Add(pair.wish);
+    if (absl::IsFailedPrecondition(added.status()) && pair.wish.port.postcopy && !options_.postcopy) {
+      // No matter for this migration: a host of another kind must not be closed to the guest for it.
+      pair.wish.port.postcopy = false;
+      const std::string why(added.status().message());
+      added = destination_.Add(pair.wish);
+      if (added.ok()) Note(absl::StrCat("port ", name, " is made without postcopy: ", why));
+    }
     // A daemon that died or was too slow may have made it all the same.
     pair.created = added.ok() || absl::IsUnavailable(added.status()) || absl::IsDeadlineExceeded(added.status());
     if (!pair.created) TakeLeft(PortAt(destination_, name));

@@ -47,10 +47,18 @@ array QueuesJson(const std::vector<QueueView>& queues) {
   return list;
 }
 
+object PostcopyJson(const PostcopyView& postcopy) {
+  return {{"phase", postcopy.phase},
+          {"seconds", postcopy.seconds},
+          {"completed", postcopy.completed},
+          {"broken_off", postcopy.broken_off},
+          {"total_seconds", postcopy.total_seconds}};
+}
+
 }  // namespace
 
 object PortJson(const PortView& port) {
-  return {{"name", port.config.name},
+  object json = {{"name", port.config.name},
           {"state", port.state},
           {"reason", port.reason},
           {"path", object{{"index", port.path.index},
@@ -86,6 +94,8 @@ object PortJson(const PortView& port) {
           {"path_switches", object{{"planned", port.switches.planned}, {"failovers", port.switches.failovers}}},
           {"sessions", port.sessions},
           {"replays", port.replays}};
+  if (port.config.postcopy) json["postcopy_progress"] = PostcopyJson(port.postcopy);
+  return json;
 }
 
 object PlacementJson(const PlacementRow& row) {

@@ -179,6 +179,25 @@ void CollectPortStates(const std::vector<PortView>& ports, std::vector<MetricFam
   for (Family* family : {&state, &path, &failed, &node}) family->AppendTo(out);
 }
 
+// Of ports that have it.
+void CollectPostcopy(const std::vector<PortView>& ports, std::vector<MetricFamily>& out) {
+  Family phase = Gauge("everport_port_postcopy_phase",
+                       "1 for the phase of the guest's arrival by post-copy, 0 for the others; all 0: none is under way.");
+  Family arrivals = Counter("everport_port_postcopy_arrivals_total", "Arrivals of guests by post-copy, by their end.");
+  Family seconds = Counter("everport_port_postcopy_seconds_total",
+                           "How long pages of the guest's memory were yet to come while it ran here.");
+  for (const PortView& port : ports) {
+    if (!port.config.postcopy) continue;
+    for (const char* name : {"advised", "listening"}) {
+      phase.Add({{"port", port.config.name}, {"phase", name}}, port.postcopy.phase == name);
+    }
+    arrivals.Add({{"port", port.config.name}, {"end", "completed"}}, static_cast<double>(port.postcopy.completed));
+    arrivals.Add({{"port", port.config.name}, {"end", "broken_off"}}, static_cast<double>(port.postcopy.broken_off));
+    seconds.Add({{"port", port.config.name}}, port.postcopy.total_seconds);
+  }
+  for (Family* family : {&phase, &arrivals, &seconds}) family->AppendTo(out);
+}
+
 void CollectPollers(const std::vector<PollerView>& pollers, std::vector<MetricFamily>& out) {
   Family busy = Gauge("everport_poller_busy_ratio", "Share of the last second that the poller was not asleep.");
   Family ports = Gauge("everport_poller_ports", "Ports that the poller serves.");
@@ -227,6 +246,7 @@ std::vector<MetricFamily> CollectMetrics(const ServiceApi& service) {
   CollectPortStates(ports, families);
   CollectPortCounters(ports, families);
   CollectSwitchGaps(ports, families);
+  CollectPostcopy(ports, families);
   CollectPollers(service.Pollers(), families);
   return families;
 }

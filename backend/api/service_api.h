@@ -54,6 +54,17 @@ struct UplinkView {
   std::string note = {};
 };
 
+// Of a port whose guest may arrive by post-copy.
+struct PostcopyView {
+  // "none"; "advised": the guest may come so; "listening": it runs here, or is about to, and pages of its memory are
+  // yet to come.
+  std::string phase = "none";
+  double seconds = 0;  // of listening: so far, or the last time
+  // Since the daemon started: those that ended with all pages here, those that did not, and how long all listened.
+  uint64_t completed = 0, broken_off = 0;
+  double total_seconds = 0;
+};
+
 struct QueueView {
   unsigned pair = 0;
   bool rx_enabled = false, tx_enabled = false;  // as the guest set them
@@ -81,6 +92,7 @@ struct PortView {
   bool packed = false;
   uint16_t ring_size = 0;  // descriptors, of the running guest's largest ring; 0: not known
   PathSwitchStats switches;
+  PostcopyView postcopy;
   uint64_t sessions = 0;  // front-end sessions since the daemon started
   uint64_t replays = 0;   // times a session was taken over from the keeper
 };

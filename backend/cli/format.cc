@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 
 namespace everport::cli {
 namespace {
@@ -60,6 +61,11 @@ std::string PathText(const boost::json::value& port) {
 std::string StateNote(const boost::json::value& port) {
   std::string reason = Text(port, "/reason");
   if (!reason.empty()) return reason;
+  if (Text(port, "/postcopy_progress/phase") == "listening") {
+    const auto* const seconds = Find(port, "/postcopy_progress/seconds");
+    return absl::StrFormat("arrives by post-copy, for %.1f s now",
+                           seconds && seconds->is_number() ? seconds->to_number<double>() : 0.0);
+  }
   const std::string state = Text(port, "/state");
   if (state == "waiting") return absl::StrCat("no QEMU listens on ", Text(port, "/socket"));
   if (state == "connected") return "the guest's driver has not started";

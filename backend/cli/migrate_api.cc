@@ -23,6 +23,7 @@ PortView ToView(const value& port) {
   view.queue_pairs = static_cast<unsigned>(Number(port, "/queue_pairs"));
   view.mtu = static_cast<unsigned>(Number(port, "/mtu"));
   view.failback_delay_ms = static_cast<uint32_t>(Number(port, "/failback_delay_ms"));
+  view.postcopy = Text(port, "/postcopy") == "true";
   view.state = Text(port, "/state");
   view.reason = Text(port, "/reason");
   view.has_path = !IndexText(port, "/path/index").empty();
@@ -115,6 +116,7 @@ absl::StatusOr<std::string> DestinationHost::Add(const migration::PortWish& wish
   port.queue_pairs = static_cast<uint16_t>(wish.port.queue_pairs);
   port.mtu = static_cast<uint16_t>(wish.port.mtu);
   port.failback_delay_ms = wish.port.failback_delay_ms;
+  port.postcopy = wish.port.postcopy;
   for (const std::string& text : wish.uplinks) {
     auto uplink = ParseUplink("--dest-uplink", text);
     if (!uplink.ok()) return absl::FailedPreconditionError(uplink.status().message());

@@ -93,6 +93,7 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
   wish.domain = options.domain;
   wish.uplinks = options.dest_uplinks;
   wish.socket_dir = options.dest_socket_dir;
+  wish.postcopy = options.postcopy;
   wish.cancel_after_s = options.cancel_after_s;
   migration::Workflow workflow(wish, source, destination, *libvirt, output);
   const Signals signals([&](int count) {  // before libvirt's threads, which begin with the first stage

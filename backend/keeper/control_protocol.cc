@@ -93,7 +93,7 @@ json::object ToJson(const PortSession& session) {
                          {"state", std::string(SessionStateName(session.state))},
                          {"daemon_attached", session.daemon_attached},
                          {"reason", session.reason}};
-  if (session.postcopy) object["postcopy"] = true;
+  if (session.postcopy != Postcopy::kNone) object["postcopy"] = std::string(PostcopyName(session.postcopy));
   return object;
 }
 
@@ -156,6 +156,15 @@ SessionState StateFromJson(Reader& reader) {
   return SessionState::kWaiting;
 }
 
+Postcopy PostcopyFromJson(Reader& reader) {
+  if (!reader.Has("postcopy")) return Postcopy::kNone;
+  const std::string text = reader.String("postcopy");
+  for (Postcopy postcopy : {Postcopy::kAdvised, Postcopy::kListening})
+    if (text == PostcopyName(postcopy)) return postcopy;
+  reader.Fail("\"postcopy\" is not advised or listening");
+  return Postcopy::kNone;
+}
+
 PortSession SessionFromJson(const json::object& object, Reader& outer) {
   Reader reader(object);
   PortSession session;
@@ -163,7 +172,7 @@ PortSession SessionFromJson(const json::object& object, Reader& outer) {
   session.state = StateFromJson(reader);
   session.daemon_attached = reader.Bool("daemon_attached");
   session.reason = reader.String("reason");
-  session.postcopy = reader.BoolOr("postcopy", false);
+  session.postcopy = PostcopyFromJson(reader);
   if (!reader.status().ok()) outer.Fail(absl::StrCat("ports: ", std::string(reader.status().message())));
   return session;
 }
@@ -197,7 +206,7 @@ struct MessageEncoder {
                            {"name", e.name},
                            {"state", std::string(SessionStateName(e.state))},
                            {"reason", e.reason}};
-    if (e.postcopy) object["postcopy"] = true;
+    if (e.postcopy != Postcopy::kNone) object["postcopy"] = std::string(PostcopyName(e.postcopy));
     return object;
   }
   json::object operator()(const AnnounceEvent& e) const {
@@ -242,6 +251,18 @@ std::string_view SessionStateName(SessionState state) {
   return "waiting";
 }
 
+std::string_view PostcopyName(Postcopy postcopy) {
+  switch (postcopy) {
+    case Postcopy::kNone:
+      return "none";
+    case Postcopy::kAdvised:
+      return "advised";
+    case Postcopy::kListening:
+      return "listening";
+  }
+  return "none";
+}
+
 std::string EncodeRequest(const ControlRequest& request) {
   return json::serialize(std::visit(RequestEncoder{}, request));
 }
@@ -279,7 +300,7 @@ absl::StatusOr<ControlMessage> DecodeMessage(std::string_view text) {
   ControlMessage message;
   if (event == "session") {
     message = SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason"),
-                           reader.BoolOr("postcopy", false)};
+                           PostcopyFromJson(reader)};
   } else if (event == "announce") {
     message = AnnounceEvent{reader.String("name"), reader.String("mac")};
   } else if (reader.Has("event")) {

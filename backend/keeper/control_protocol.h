@@ -9,8 +9,8 @@
 //   {"ok":true,"socket":"…/keeper/NAME.sock"} + index page memfd daemon: {"op":"remove","name":"…"} keeper: {"ok":true}
 //   a refused one                                           keeper: {"ok":false,"error":"…"}
 //   keeper, by itself, to the daemon that owns the port:
-//   {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}, with "postcopy":true while that is
-//   under way
+//   {"event":"session","name":"…","state":"waiting|connected|running","reason":"…"}, with
+//   "postcopy":"advised|listening" while there is any
 //                                                           {"event":"announce","name":"…","mac":"52:54:…"}   SEND_RARP
 //                                                           from the front-end
 // Replies come in the order of requests; events stand between them. `add` of a port that is there already with the same
@@ -52,16 +52,23 @@ enum class SessionState {
   kConnected,  // a front-end is connected; its rings are not all set up
   kRunning,    // at least one queue pair has been started by the guest
 };
+// How far the guest's arrival by post-copy is (vhost-user.rst, "Postcopy").
+enum class Postcopy {
+  kNone,       // none is under way
+  kAdvised,    // one may come: the front-end has asked for a userfaultfd
+  kListening,  // the guest runs, or is about to, and pages of its memory are still at its former host
+};
 // Of a contract that `contracts` has.
 PortSpec SpecOf(const PortConfig& port, const ContractSet& contracts);
 std::string_view SessionStateName(SessionState state);
+std::string_view PostcopyName(Postcopy postcopy);  // "none", "advised", "listening"
 
 struct PortSession {
   PortSpec spec;
   SessionState state = SessionState::kWaiting;
   bool daemon_attached = false;
   std::string reason;  // why it is in this state: the last disconnect or refusal; empty if nothing is wrong
-  bool postcopy = false;  // under way: pages of guest memory are yet to come
+  Postcopy postcopy = Postcopy::kNone;
 };
 
 // Requests.
@@ -89,7 +96,7 @@ struct SessionEvent {
   std::string name;
   SessionState state;
   std::string reason;
-  bool postcopy = false;  // as in PortSession
+  Postcopy postcopy = Postcopy::kNone;
 };
 struct AnnounceEvent {
   std::string name;

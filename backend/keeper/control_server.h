@@ -25,7 +25,7 @@ class ControlServer {
       int index_page_fd;  // borrowed
       SessionState state;
       std::string reason;
-      bool postcopy;
+      Postcopy postcopy;
     };
     virtual ~Ports() = default;
     virtual std::vector<PortSession> List(const std::string& owner) const = 0;

@@ -40,7 +40,7 @@ std::vector<PortSession> Keeper::List(const std::string& owner) const {
     if (port.owner != owner) continue;
     const Session& session = port.io->session();
     list.push_back({session.spec(), session.state(), session.daemon_attached(), session.reason(),
-                    session.record().listening()});
+                    session.postcopy()});
   }
   return list;
 }
@@ -49,7 +49,7 @@ namespace {
 
 ControlServer::Ports::Added Describe(const SessionIo& io) {
   const Session& session = io.session();
-  return {io.daemon_socket(), io.index_page_fd(), session.state(), session.reason(), session.record().listening()};
+  return {io.daemon_socket(), io.index_page_fd(), session.state(), session.reason(), session.postcopy()};
 }
 
 }  // namespace

@@ -140,13 +140,12 @@ void Session::UpdateState(const std::string& reason) {
   SessionState state = connected_ ? SessionState::kConnected : SessionState::kWaiting;
   for (unsigned ring = 0; ring + 1 < vrings() && connected_; ring += 2)
     if (record_.vrings[ring].started() && record_.vrings[ring + 1].started()) state = SessionState::kRunning;
-  const bool postcopy = record_.listening();
-  const std::string& told = postcopy && link_ == Link::kNone ? WhyHeldBack() : reason;
-  if (state == state_ && told == reason_ && postcopy == told_postcopy_) return;
+  const std::string& told = record_.listening() && link_ == Link::kNone ? WhyHeldBack() : reason;
+  if (state == state_ && told == reason_ && postcopy() == told_postcopy_) return;
   state_ = state;
   reason_ = told;
-  told_postcopy_ = postcopy;
-  Put(StateChanged{state_, reason_, postcopy});
+  told_postcopy_ = postcopy();
+  Put(StateChanged{state_, reason_, told_postcopy_});
 }
 
 uint32_t Session::BaseFromMemory(unsigned ring) {

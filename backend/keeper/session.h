@@ -65,7 +65,7 @@ struct Announce {
 struct StateChanged {
   SessionState state;
   std::string reason;
-  bool postcopy = false;  // under way
+  Postcopy postcopy = Postcopy::kNone;
 };
 struct Synced {};  // the daemon holds the session
 struct Note {
@@ -104,6 +104,8 @@ class Session {
   bool daemon_synced() const { return link_ == Link::kSynced; }
   SessionState state() const { return state_; }
   const std::string& reason() const { return reason_; }
+  // kAdvised until memory is told: a guest that comes with all of it may not be waited for any more.
+  Postcopy postcopy() const;
   const SessionRecord& record() const { return record_; }
   const PortSpec& spec() const { return spec_; }
 
@@ -228,7 +230,7 @@ class Session {
   UniqueFd userfaultfd_;         // on its way from daemon to front-end
   bool memory_ack_due_ = false;  // the front-end has been told where the regions are, and has to say that it knows
   uint32_t fetched_rings_ = 0;   // a bit a ring: a daemon has looked at it while listening, so its pages are here
-  bool told_postcopy_ = false;   // by the last StateChanged
+  Postcopy told_postcopy_ = Postcopy::kNone;  // by the last StateChanged
   bool unknown_noted_ = false;  // one log line a session for requests that are ignored
   Actions out_;
 };

@@ -234,8 +234,9 @@ void SessionIo::Do(Announce& action) {
 }
 
 void SessionIo::Do(StateChanged& action) {
-  spdlog::info("{}: {}{}{}{}", spec().name, SessionStateName(action.state),
-               action.postcopy ? ", arriving by post-copy" : "", action.reason.empty() ? "" : ": ", action.reason);
+  const bool any = action.postcopy != Postcopy::kNone;
+  spdlog::info("{}: {}{}{}{}{}", spec().name, SessionStateName(action.state), any ? ", post-copy " : "",
+               any ? PostcopyName(action.postcopy) : "", action.reason.empty() ? "" : ": ", action.reason);
   observer_.OnSessionState(spec().name, action);
 }
 

@@ -33,7 +33,6 @@ absl::Status Broken(Request request, std::string_view what) {
 
 Session::Handled Session::OnPostcopyAdvise(Message& message) {
   if (record_.listening()) return Broken(message.request, "post-copy is under way");
-  record_.postcopy = Postcopy::kAdvised;
   if (link_ == Link::kSynced && (daemon_protocol_ >> vhost_user::kProtocolPagefault & 1)) {
     // librte_vhost would forget, and keep open, the one that it has made.
     if (daemon_advised_) SendStep({Request::kPostcopyEnd});
@@ -48,6 +47,7 @@ void Session::AnswerAdvise() {
   Message reply = MakeMessage(Request::kPostcopyAdvise, vhost_user::kFlagReply);
   if (userfaultfd_.valid()) {
     reply.fds.push_back(std::move(userfaultfd_));
+    record_.postcopy = Postcopy::kAdvised;
   } else {
     record_.postcopy = Postcopy::kNone;
     Put(Note{absl::StrCat("POSTCOPY_ADVISE is refused: ",
@@ -55,6 +55,12 @@ void Session::AnswerAdvise() {
                                                  : "the daemon has no userfaultfd; `everportctl doctor` tells why")});
   }
   Put(SendToFrontend{std::move(reply)});
+  UpdateState(reason_);
+}
+
+Postcopy Session::postcopy() const {
+  if (record_.postcopy == Postcopy::kAdvised && !record_.memory.empty()) return Postcopy::kNone;
+  return record_.postcopy;
 }
 
 absl::Status Session::TakeUserfaultfd(Message& message) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/base/unique_fd.h"
+#include "backend/keeper/control_protocol.h"
 #include "backend/vhost_user/codec.h"
 #include "backend/vhost_user/message.h"
 #include "migration/feature_contract.h"
@@ -31,13 +32,6 @@ struct VringRecord {
 
   // vhost-user.rst "Ring states": started by a kick, which we cannot see; the kick descriptor's arrival stands for it.
   bool started() const { return kick_told; }
-};
-
-// How far the guest's arrival by post-copy is (vhost-user.rst, "Postcopy").
-enum class Postcopy {
-  kNone,       // none is under way
-  kAdvised,    // one may come: the front-end has asked for a userfaultfd
-  kListening,  // the guest runs, or is about to, and pages of its memory are still at its former host
 };
 
 struct SessionRecord {

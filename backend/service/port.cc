@@ -132,12 +132,8 @@ void Port::OnSession(const SessionEvent& event) {
   if (session_ == SessionState::kWaiting && event.state != SessionState::kWaiting) ++sessions_;
   session_ = event.state;
   session_reason_ = event.reason;
-  if (std::exchange(postcopy_, event.postcopy) != event.postcopy) {
-    env_.events.Add(config_.name, "migration",
-                    postcopy_ ? "the guest arrives by post-copy: until all its memory is here, pages are fetched as they "
-                                "are needed"
-                              : "post-copy has ended");
-  }
+  if (const auto told = postcopy_.Take(event, absl::Now()))
+    env_.events.Add(config_.name, "migration", told->message, told->warning);
   if (config_.postcopy) PostReconcile()();
   NoteState();
   TellPeers();
@@ -267,8 +263,7 @@ void Port::ChooseAndSwitch() {
   const bool running = guest_ && guest_->running();
   if (running && !was_running_) ++replays_;
   was_running_ = running;
-  // The keeper tells that post-copy is under way before it tells that the guest runs.
-  const bool arriving = config_.postcopy && (postcopy_ || session_ != SessionState::kRunning);
+  const bool arriving = config_.postcopy && postcopy_.PagesMayMiss();
   if (!path_.reconnecting()) uplinks_.SetGuest(running ? guest_->features() : 0, config_.queue_pairs, arriving);
   // A path that does not start is counted against its uplink, so there are as many rounds as uplinks at most.
   for (int round = 0; round <= uplinks_.size() && !path_.switching(); ++round) {

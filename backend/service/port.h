@@ -17,6 +17,7 @@
 #include "backend/service/announcer.h"
 #include "backend/service/event_log.h"
 #include "backend/service/port_path.h"
+#include "backend/service/postcopy_progress.h"
 #include "backend/service/uplink_set.h"
 #include "failover/uplink_choice.h"
 #include "migration/feature_contract.h"
@@ -134,7 +135,7 @@ class Port {
   std::unique_ptr<GuestLink> link_;
   SessionState session_ = SessionState::kWaiting;
   std::string session_reason_;
-  bool postcopy_ = false;  // under way
+  PostcopyProgress postcopy_;
   std::string last_state_;
 
   std::shared_ptr<LaneCounters> counters_ = std::make_shared<LaneCounters>();

@@ -79,6 +79,7 @@ PortView Port::View() const {
     view.uplinks.push_back({item.config, state, error, ProvingText(i)});
   }
   view.switches = switches_;
+  view.postcopy = postcopy_.View(absl::Now());
   const auto load = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   for (unsigned pair = 0; pair < config_.queue_pairs; ++pair) {
     const uint32_t enabled = guest_ ? guest_->enabled_vrings() : 0;

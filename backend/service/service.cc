@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
+#include "backend/config/check.h"
 #include "backend/datapath/eal.h"
 #include "backend/datapath/memory_guard.h"
 #include "migration/feature_contract.h"
@@ -126,13 +127,19 @@ absl::Status Service::LoadPorts() {
     events_.Add("", "config", std::string(choices.status().message()), true);
   }
   for (const PortConfig& port : config_.ports) Create(port);
-  absl::StatusOr<std::vector<PortConfig>> saved = store_.Load(config_.contracts);
+  absl::StatusOr<StateStore::Saved> saved = store_.Load(config_.contracts);
   if (!saved.ok()) {
     store_error_ = saved.status();
     events_.Add("", "config", std::string(store_error_.message()), true);
     return absl::OkStatus();
   }
-  for (const PortConfig& port : *saved) {
+  left_out_ = std::move(saved->left_out);
+  for (const PortConfig& port : saved->ports) {
+    if (port.postcopy && !config_.daemon.keeper) {
+      left_out_.push_back(
+          {port.name, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
+      continue;
+    }
     std::vector<PortConfig> together = Configs();
     together.push_back(port);
     if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
@@ -142,6 +149,8 @@ absl::Status Service::LoadPorts() {
     Create(port);
     api_ports_.insert(port.name);
   }
+  for (const StateStore::LeftOut& port : left_out_)
+    events_.Add(port.name, "config", absl::StrCat("saved port left out: ", port.why), true);
   ForgetStaleChoices();
   return absl::OkStatus();
 }
@@ -150,7 +159,7 @@ absl::Status Service::LoadPorts() {
 void Service::ForgetStaleChoices() {
   for (const auto& [name, uplink] : StateStore::Choices(choices_)) {
     const everport::Port* const port = FindPort(name);
-    if (port && port->chosen()) continue;
+    if ((port && port->chosen()) || FindLeftOut(name)) continue;
     if (port) events_.Add(name, "path", ChoiceGone(DescribeUplink(uplink)), true);
     NoteChoice(name, std::nullopt);
   }
@@ -251,6 +260,8 @@ void Service::TidyKeeper() {
       if (session.state == SessionState::kRunning) awaited_.insert(session.spec.name);
       if (everport::Port* port = FindPort(session.spec.name)) {
         port->OnSession({session.spec.name, session.state, session.reason, session.postcopy});
+      } else if (FindLeftOut(session.spec.name)) {
+        events_.Add(session.spec.name, "keeper", "left out, but its guest's session is kept", true);
       } else if (!store_error_.ok()) {
         events_.Add(
             session.spec.name, "keeper",

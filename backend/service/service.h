@@ -91,6 +91,10 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
   absl::Status SaveApiPorts();
+  const StateStore::LeftOut* FindLeftOut(const std::string& name) const;
+  absl::Status ForgetLeftOut(const std::string& name);
+  void TakeInLeftOut();
+  void EndSession(const std::string& name);
   PortView ViewOf(const everport::Port& port) const;
   std::string ChoiceNotSaved() const;
   void ForgetStaleChoices();
@@ -109,6 +113,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   const absl::Time started_;
   StateStore store_;
   absl::Status store_error_;       // why the ports that the API added are not known; then nothing of theirs is ended
+  std::vector<StateStore::LeftOut> left_out_;  // saved ports that are not served; their sessions are kept
   StateStore::Choices choices_;    // paths chosen by hand
   absl::Status choices_error_;     // why they could not be saved; tried again
   std::set<std::string> unsaved_;  // ports whose choice is another than the one that was saved

@@ -20,6 +20,10 @@ void Service::AddPort(PortConfig port, Done done) {
     return done(absl::AlreadyExistsError(
         absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
   }
+  if (const StateStore::LeftOut* const there = FindLeftOut(port.name)) {
+    return done(absl::AlreadyExistsError(absl::StrCat("port ", port.name, ": is saved already, and left out: ", there->why,
+                                                      "; mend that, or remove the port first")));
+  }
   std::vector<PortConfig> together = Configs();
   together.push_back(port);
   if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) return done(status);
@@ -48,6 +52,7 @@ void Service::AddPort(PortConfig port, Done done) {
 }
 
 void Service::RemovePort(const std::string& name, Done done) {
+  if (FindLeftOut(name)) return done(ForgetLeftOut(name));
   if (!FindPort(name))
     return done(absl::NotFoundError(
         absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
@@ -75,6 +80,10 @@ void Service::Drop(const std::string& name) {
   // Before the keeper closes the connection: librte_vhost's event thread would then connect anew, and its reconnecting
   // thread use the socket's record after rte_vhost_driver_unregister has freed it (seen in DPDK 22.11).
   gone.reset();
+  EndSession(name);
+}
+
+void Service::EndSession(const std::string& name) {
   if (keeper_ && keeper_->connected()) {
     keeper_->Send(RemoveRequest{name}, [this, name](absl::StatusOr<KeeperClient::Answer> answer) {
       if (!answer.ok()) events_.Add(name, "keeper", std::string(answer.status().message()), true);
@@ -104,7 +113,42 @@ absl::Status Service::SaveApiPorts() {
   for (const auto& port : ports_) {
     if (api_ports_.count(port->config().name)) ports.push_back(port->config());
   }
-  return store_.Save(ports);
+  return store_.Save(ports, left_out_);
+}
+
+const StateStore::LeftOut* Service::FindLeftOut(const std::string& name) const {
+  const auto found = std::find_if(left_out_.begin(), left_out_.end(),
+                                  [&](const StateStore::LeftOut& port) { return port.name == name; });
+  return found == left_out_.end() ? nullptr : &*found;
+}
+
+absl::Status Service::ForgetLeftOut(const std::string& name) {
+  std::erase_if(left_out_, [&](const StateStore::LeftOut& port) { return port.name == name; });
+  if (!FindPort(name)) {  // the configuration file may have one of that name
+    EndSession(name);
+    NoteChoice(name, std::nullopt);
+  }
+  events_.Add(name, "config", "removed by the API");
+  return SaveApiPorts();
+}
+
+// What they lacked may have come with the configuration.
+void Service::TakeInLeftOut() {
+  for (StateStore::LeftOut& saved : std::exchange(left_out_, {})) {
+    std::vector<PortConfig> together = Configs();
+    auto port = PortFromJson(saved.json, &config_.contracts);
+    if (port.ok()) together.push_back(*port);
+    const bool fits = port.ok() && (!port->postcopy || config_.daemon.keeper) &&
+                      CheckPorts(together, UnknownPeer::kAllow).ok();
+    if (!fits) {
+      left_out_.push_back(std::move(saved));
+      continue;
+    }
+    Create(*port);
+    api_ports_.insert(port->name);
+    events_.Add(port->name, "config", "the saved port is served again");
+    Connect(port->name, [](absl::Status) {});
+  }
 }
 
 void Service::Reload() {
@@ -124,6 +168,7 @@ void Service::Reload() {
   config_.contracts = std::move(next->contracts);
   ReloadDaemon(next->daemon);
   Apply(next->ports);
+  TakeInLeftOut();
   config_.ports = std::move(next->ports);
 }
 

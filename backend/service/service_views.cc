@@ -64,6 +64,10 @@ HealthView Service::Health() const {
   health.ready = !keeper_ || keeper_->connected();
   if (!health.ready) health.problems.push_back("keeper: " + keeper_->trouble());
   if (!store_error_.ok()) health.problems.push_back(std::string(store_error_.message()));
+  for (const StateStore::LeftOut& port : left_out_)
+    health.problems.push_back(absl::StrCat("port ", port.name, ": saved, and left out: ", port.why,
+                                           "; then run: systemctl reload everportd; or everportctl port remove ",
+                                           port.name));
   for (const std::string& name : unsaved_)
     health.problems.push_back(absl::StrCat("port ", name, ": ", ChoiceNotSaved()));
   if (!reload_error_.empty())

@@ -12,7 +12,9 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "backend/base/unique_fd.h"
+#include "backend/config/check.h"
 
 namespace everport {
 namespace {
@@ -30,6 +32,15 @@ absl::Status WriteAll(int fd, const std::string& path, const std::string& text) 
     done += static_cast<size_t>(n);
   }
   return fsync(fd) == 0 ? absl::OkStatus() : Failed(path, "fsync");
+}
+
+// Empty if it is no port's.
+std::string NameOf(const boost::json::value& port) {
+  const boost::json::object* const object = port.if_object();
+  const boost::json::value* const name = object ? object->if_contains("name") : nullptr;
+  if (!name || !name->is_string()) return "";
+  const std::string text(name->get_string());
+  return config::ValidName(text) ? text : "";
 }
 
 }  // namespace
@@ -53,28 +64,38 @@ absl::Status StateStore::Replace(const std::string& path, const std::string& tex
   return dir.valid() && fsync(dir.get()) == 0 ? absl::OkStatus() : Failed(dir_, "fsync");
 }
 
-absl::StatusOr<std::vector<PortConfig>> StateStore::Load(const ContractSet& contracts) const {
+absl::StatusOr<StateStore::Saved> StateStore::Load(const ContractSet& contracts) const {
   const auto text = Read(path());
   if (!text.ok()) return text.status();
-  if (!*text) return std::vector<PortConfig>{};
+  if (!*text) return Saved{};
   boost::system::error_code error;
   const boost::json::value value = boost::json::parse(**text, error);
   if (error || !value.is_array())
     return absl::DataLossError(
         absl::StrCat(path(), ": not a JSON array of ports; repair it, or move it away, and restart everportd"));
-  std::vector<PortConfig> ports;
+  Saved saved;
   for (const boost::json::value& item : value.as_array()) {
-    absl::StatusOr<PortConfig> port = PortFromJson(boost::json::serialize(item), &contracts);
-    if (!port.ok())
-      return absl::DataLossError(absl::StrCat(path(), ": port[", ports.size(), "]: ", port.status().message()));
-    ports.push_back(std::move(*port));
+    const std::string json = boost::json::serialize(item);
+    absl::StatusOr<PortConfig> port = PortFromJson(json, &contracts);
+    if (port.ok()) {
+      saved.ports.push_back(std::move(*port));
+      continue;
+    }
+    const std::string why = FirstFault(port.status());
+    const std::string name = NameOf(item);
+    if (name.empty()) {
+      return absl::DataLossError(
+          absl::StrCat(path(), ": port[", saved.ports.size() + saved.left_out.size(), "]: ", why));
+    }
+    saved.left_out.push_back({name, json, std::string(absl::StripPrefix(why, absl::StrCat("port ", name, ": ")))});
   }
-  return ports;
+  return saved;
 }
 
-absl::Status StateStore::Save(const std::vector<PortConfig>& ports) const {
+absl::Status StateStore::Save(const std::vector<PortConfig>& ports, const std::vector<LeftOut>& left_out) const {
   boost::json::array array;
   for (const PortConfig& port : ports) array.push_back(boost::json::parse(PortToJson(port)));
+  for (const LeftOut& port : left_out) array.push_back(boost::json::parse(port.json));
   return Replace(path(), boost::json::serialize(array) + "\n");
 }
 

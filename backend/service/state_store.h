@@ -18,10 +18,21 @@ class StateStore {
  public:
   explicit StateStore(std::string dir) : dir_(std::move(dir)) {}
 
-  // Empty when there is no file yet. An unreadable or malformed file is an error that names it and the mend.
-  absl::StatusOr<std::vector<PortConfig>> Load(const ContractSet& contracts) const;
+  // A port that cannot be served as it was saved: its contract is gone from the configuration, for one.
+  struct LeftOut {
+    std::string name;
+    std::string json;  // as it was saved
+    std::string why;   // and the mend, without the port's name
+  };
+  struct Saved {
+    std::vector<PortConfig> ports;
+    std::vector<LeftOut> left_out;
+  };
+  // Empty when there is no file yet. An unreadable or malformed file, or an entry without a port's name, is an error
+  // that names it and the mend.
+  absl::StatusOr<Saved> Load(const ContractSet& contracts) const;
   // After OkStatus the new content survives a power cut; otherwise the old file is as it was.
-  absl::Status Save(const std::vector<PortConfig>& ports) const;
+  absl::Status Save(const std::vector<PortConfig>& ports, const std::vector<LeftOut>& left_out = {}) const;
 
   // Kind and device of each alone.
   using Choices = std::map<std::string, UplinkConfig>;

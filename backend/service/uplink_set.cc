@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "backend/host/pci_device.h"
+#include "backend/service/offload_fit.h"
 #include "migration/feature_contract.h"
 
 namespace everport {
@@ -82,20 +83,6 @@ constexpr uint64_t kStallMs = 50;
 
 bool Logs(uint64_t features) {
   return features >> kVhostLogAll & 1;
-}
-
-// Whether the device may serve a guest that has negotiated these features, 0: none is there.
-absl::Status Serves(const OffloadDevice& device, uint64_t features, uint16_t queue_pairs, bool arriving) {
-  if (features == 0) return absl::OkStatus();
-  if (arriving)
-    return absl::FailedPreconditionError(
-        "the guest arrives by post-copy, and this device cannot wait for pages of its memory; it is used when all are "
-        "here");
-  if (Logs(features) && !device.LogsDirtyPages())
-    return absl::FailedPreconditionError(
-        "the guest is being migrated, and this device does not tell what it writes; it is used again if the migration "
-        "is cancelled");
-  return device.Covers(features, queue_pairs, 0);
 }
 
 }  // namespace
@@ -413,7 +400,7 @@ void UplinkSet::SetGuest(uint64_t features, uint16_t queue_pairs, bool arriving)
       item.unfit = false;
       continue;
     }
-    const absl::Status covers = Serves(*item.open->offload, features, queue_pairs, arriving);
+    const absl::Status covers = Serves(*item.open->offload, {features, queue_pairs, arriving});
     if (covers.ok() != item.unfit) continue;
     item.unfit = !covers.ok();
     item.error = std::string(covers.message());

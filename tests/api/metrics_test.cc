@@ -38,6 +38,20 @@ TEST_F(MetricsTest, StateAndPath) {
   EXPECT_THAT(text, HasSubstr("everport_port_uplink_failed{port=\"vm1-net0\",index=\"0\",kind=\"vf\"} 1\n"));
 }
 
+TEST_F(MetricsTest, PostcopyOfPortsThatHaveIt) {
+  EXPECT_THAT(MetricsText(service), Not(HasSubstr("postcopy")));
+  service.ports[0].config.postcopy = true;
+  service.ports[0].postcopy = {
+      .phase = "listening", .seconds = 1.5, .completed = 3, .broken_off = 2, .total_seconds = 7.25};
+  const std::string text = MetricsText(service);
+  EXPECT_THAT(text, HasSubstr("everport_port_postcopy_phase{port=\"vm1-net0\",phase=\"listening\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("everport_port_postcopy_phase{port=\"vm1-net0\",phase=\"advised\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("everport_port_postcopy_arrivals_total{port=\"vm1-net0\",end=\"completed\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("everport_port_postcopy_arrivals_total{port=\"vm1-net0\",end=\"broken_off\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("everport_port_postcopy_seconds_total{port=\"vm1-net0\"} 7.25\n"));
+  EXPECT_THAT(text, Not(HasSubstr("postcopy_seconds_total{port=\"vm2\"")));
+}
+
 TEST_F(MetricsTest, DaemonAndPollers) {
   const std::string text = MetricsText(service);
   EXPECT_THAT(text, HasSubstr("everport_build_info{daemon=\"a\",version=\"" EVERPORT_VERSION "\"} 1\n"));

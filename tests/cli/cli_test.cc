@@ -74,6 +74,30 @@ TEST_F(CliTest, PortsSayWhatTheyWaitFor) {
   EXPECT_THAT(out, HasSubstr("  no QEMU listens on /run/vms/vm2.sock\n"));
 }
 
+TEST_F(CliTest, PortsSayWhatArrivesByPostcopy) {
+  const auto note = [&](const std::string& phase, const std::string& reason = "") {
+    daemon.Do([&] {
+      PortView& port = daemon.service().ports[0];
+      port.config.postcopy = true;
+      port.postcopy = {.phase = phase, .seconds = 3.25, .completed = 2};
+      port.reason = reason;
+      port.path.reason = "first choice";
+    });
+    const std::string out = Run({"ports"}).out;
+    const size_t at = out.find("1  ", out.find("vm1-net0"));
+    return out.substr(at + 3, out.find('\n', at) - at - 3);
+  };
+  EXPECT_EQ(note("listening"), "arrives by post-copy, for 3.2 s now");
+  EXPECT_EQ(note("listening", "post-copy under way, and the daemon that served it has gone"),
+            "post-copy under way, and the daemon that served it has gone");
+  EXPECT_EQ(note("advised"), "-");
+  EXPECT_EQ(note("none"), "-");
+  const auto port = Json({"port", "show", "vm1-net0"});
+  EXPECT_EQ(port.at("postcopy_progress").at("phase"), "none");
+  EXPECT_EQ(port.at("postcopy_progress").at("completed").to_number<int>(), 2);
+  EXPECT_FALSE(Json({"port", "show", "vm2"}).as_object().contains("postcopy_progress"));
+}
+
 TEST_F(CliTest, PortsSayWhyAPathIsNotTheFirstChoiceInShort) {
   const auto note = [&](const std::string& reason) {
     daemon.Do([&] { daemon.service().ports[0].path.reason = reason; });

@@ -49,7 +49,10 @@ TEST_F(MigrateTest, PortsAreAsTheDaemonHasThem) {
   EXPECT_EQ(port.frames, 1734u);
   EXPECT_TRUE(port.has_path);
   EXPECT_TRUE(port.counts);
+  EXPECT_FALSE(port.postcopy);
   EXPECT_FALSE(ports->back().has_path);
+  daemon.Do([&] { daemon.service().ports[0].config.postcopy = true; });
+  EXPECT_TRUE(source.Ports()->front().postcopy);
 }
 
 TEST_F(MigrateTest, APortIsMadeWithItsUplinks) {
@@ -75,9 +78,15 @@ TEST_F(MigrateTest, APortIsMadeWithItsUplinks) {
     EXPECT_EQ(made.mtu, 9000);
     EXPECT_EQ(made.failback_delay_ms, 7u);
     ASSERT_EQ(made.uplinks.size(), 2u);
+    EXPECT_FALSE(made.postcopy);
     EXPECT_TRUE(made.uplinks[0].bind);
     EXPECT_EQ(made.uplinks[1].bridge, "br0");
   });
+  EXPECT_EQ(destination.Remove("vm9"), absl::OkStatus());
+  wish.port.queue_pairs = 1;
+  wish.port.postcopy = true;
+  ASSERT_TRUE(destination.Add(wish).ok());
+  daemon.Do([&] { EXPECT_TRUE(daemon.service().ports.back().config.postcopy); });
   EXPECT_EQ(destination.Remove("vm9"), absl::OkStatus());
   EXPECT_TRUE(absl::IsNotFound(destination.Remove("vm9")));
 }

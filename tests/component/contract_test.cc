@@ -102,6 +102,51 @@ TEST_F(ContractTest, AProfileAddedByReloadServesPortsOfFileAndApi) {
   EXPECT_FALSE(r.socket().closed());
 }
 
+// The file was written anew while no daemon was there to refuse it.
+TEST_F(ContractTest, ASavedPortWhoseProfileHasGoneIsLeftOutAloneUntilItIsBack) {
+  ASSERT_OK(stack_.Start());
+  const auto add = [&](const std::string& name, const std::string& contract, int device) {
+    return stack_.Post("/v1/ports", absl::StrCat(R"({"name":")", name, R"(","contract":")", contract, R"(","socket":")",
+                                                 stack_.Socket(name), R"(","uplink":[{"kind":"vdev","device":"net_null)",
+                                                 device, R"("}]})"));
+  };
+  ASSERT_OK(add("r", "mine-1", 1));
+  ASSERT_OK(add("gone", "mine-1", 2));
+  ASSERT_OK(add("s", "everport-1", 3));
+  FrontEnd r({.socket = stack_.Socket("r")}), s({.socket = stack_.Socket("s")});
+  Connect(r);
+  Connect(s);
+  ASSERT_TRUE(Eventually([&] { return stack_.PortState("r") == "running"; })) << stack_.Logs();
+  stack_.KillDaemon();
+  stack_.RemovePort("p");
+  stack_.options().tables = "";
+  stack_.WriteConfig();
+  ASSERT_OK(stack_.StartDaemon());
+  EXPECT_TRUE(Eventually([&] { return stack_.PortState("s") == "running"; })) << stack_.Logs();
+  EXPECT_FALSE(stack_.Get("/v1/ports/r").ok());
+  const auto health = stack_.Get("/v1/health");
+  ASSERT_OK(health.status());
+  EXPECT_THAT(boost::json::serialize(*health),
+              testing::HasSubstr("port r: saved, and left out: contract: \\\"mine-1\\\" is not a feature contract"));
+  EXPECT_THAT(stack_.GetText("/v1/events?follow=no").value_or(""), testing::HasSubstr("saved port left out: contract"));
+  EXPECT_THAT(std::string(add("r", "everport-1", 1).message()), testing::HasSubstr("r: is saved already, and left out"));
+  EXPECT_TRUE(stack_.daemon().WaitLog("left out, but its guest's session is kept", absl::Seconds(20))) << stack_.Logs();
+  ASSERT_OK(stack_.Delete("/v1/ports/gone"));
+  ASSERT_OK(add("t", "everport-1", 4));  // which writes the file
+  EXPECT_FALSE(r.socket().closed());
+
+  stack_.options().tables = kMine;
+  Reload();
+  EXPECT_TRUE(Eventually([&] { return stack_.PortState("r") == "running"; })) << stack_.Logs();
+  EXPECT_FALSE(r.socket().closed());
+  EXPECT_FALSE(stack_.Get("/v1/ports/gone").ok());
+  EXPECT_EQ(boost::json::serialize(*stack_.Get("/v1/health")).find("left out"), std::string::npos);
+  stack_.KillDaemon();
+  ASSERT_OK(stack_.StartDaemon());
+  EXPECT_TRUE(Eventually([&] { return stack_.PortState("r") == "running" && stack_.PortState("s") == "running"; }))
+      << stack_.Logs();
+}
+
 TEST_F(ContractTest, AChangeUnderAPortIsRefusedAndItsGuestGoesOn) {
   ASSERT_OK(stack_.Start());
   FrontEnd guest({.socket = stack_.Socket("p")});

@@ -273,5 +273,37 @@ def test_an_uplink_that_does_not_work(hosts):
         "--dest-uplink", "vm1=tap:ep-vm1,bridge=nowhere"))
 
 
-def test_post_copy_is_not_offered(hosts):
-    refused(hosts, "not capable of postcopy", "migrate without --postcopy", options=("--postcopy",))
+def test_post_copy_where_the_port_does_not_offer_it(hosts):
+    refused(hosts, f"port vm1 at {hosts.source.backend.everport.run_dir}/api.sock does not offer post-copy; give it postcopy = "
+            "true", "migrate without --postcopy", options=("--postcopy",))
+
+
+def test_post_copy(hosts):
+    """To a port that is set up for it, as ever; from there on by post-copy, which must begin: the guest writes faster than its
+    memory is sent."""
+    hosts.add_port(hosts.target, DOMAIN, "--postcopy")
+    assert not hosts.move()["ports"][0]["created"]
+    hosts.guest.run("dd if=/dev/urandom of=/tmp/a bs=1M count=16")
+    load = hosts.guest.spawn("while [ -e /tmp/a ]; do cp /tmp/a /tmp/b; done")
+    flow, receiver = hosts.flow_to_guest(3600)
+    flow.wait_progress(0, 20)
+    pings = hosts.pinger()
+    there = hosts.target.backend.everport
+    result = hosts.move("--postcopy", "--bandwidth", "16")
+    assert (result["status"], result["guest"], result["left"]) == ("completed", "destination", [])
+    flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + 0.5, 20)
+    wait_until(lambda: there.get("/v1/ports/vm1")["postcopy_progress"]["phase"] == "none", 20, "post-copy has ended")
+    progress = there.get("/v1/ports/vm1")["postcopy_progress"]
+    assert (progress["completed"], progress["broken_off"]) == (1, 0), progress
+    said = [json.loads(line) for line in there.ctl_text("--json", "events", "--no-follow").stdout.splitlines()]
+    told = [event["message"].partition(":")[0] for event in said if event["type"] == "migration"]
+    assert told == ["the guest may arrive by post-copy", "the guest arrives by post-copy", "post-copy has ended"]
+    assert 'everport_port_postcopy_arrivals_total{port="vm1",end="completed"} 1\n' in there.get("/metrics")
+    hosts.guest.run("rm /tmp/a")
+    load.result(20)
+    pings.stop()
+    sent = flow.finish()
+    assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent
+    print(f"\nby post-copy: {result['downtime_ms']:.0f} ms away, {result['total_ms'] / 1000:.1f} s in all, "
+          f"{progress['seconds']:.1f} s of it with pages missing; {sent['bytes'] / 1e6:.0f} MB of TCP, longest stall "
+          f"{sent['longest_stall_ms']:.0f} ms")

@@ -44,15 +44,16 @@ TEST(ControlProtocolTest, PostcopyGoesWithThePortAndItsSession) {
   EXPECT_EQ(RequestRoundTrip(AddRequest{spec}).port, spec);
   EXPECT_FALSE(RequestRoundTrip(AddRequest{kSpec}).port.postcopy);
   const ControlReply list =
-      MessageRoundTrip(ControlReply{true, {}, {}, {{spec, SessionState::kRunning, false, "", true}}});
-  EXPECT_TRUE(list.ports[0].postcopy);
+      MessageRoundTrip(ControlReply{true, {}, {}, {{spec, SessionState::kRunning, false, "", Postcopy::kListening}}});
+  EXPECT_EQ(list.ports[0].postcopy, Postcopy::kListening);
   EXPECT_EQ(list.ports[0].spec, spec);
-  EXPECT_TRUE(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", true}).postcopy);
-  EXPECT_FALSE(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", false}).postcopy);
+  EXPECT_EQ(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", Postcopy::kAdvised}).postcopy, Postcopy::kAdvised);
+  EXPECT_EQ(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, ""}).postcopy, Postcopy::kNone);
   PortConfig port;
   port.postcopy = true;
   EXPECT_TRUE(SpecOf(port, ContractSet()).postcopy);
-  EXPECT_FALSE(DecodeMessage(R"({"event":"session","name":"p","state":"running","reason":"","postcopy":1})").ok());
+  EXPECT_FALSE(DecodeMessage(R"({"event":"session","name":"p","state":"running","reason":"","postcopy":true})").ok());
+  EXPECT_FALSE(DecodeMessage(R"({"event":"session","name":"p","state":"running","reason":"","postcopy":"x"})").ok());
 }
 
 TEST(ControlProtocolTest, AnOwnProfileGoesWithThePortAndIsLeftOutOfTheList) {

@@ -94,11 +94,12 @@ TEST(SessionPostcopyTest, TheWholeWayOfAGuest) {
   EXPECT_EQ(w.replies.back().fds.size(), 1u);
   EXPECT_TRUE(w.replies.back().payload.empty());
   EXPECT_FALSE(w.session.record().listening());
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kAdvised);
 
   w.Listen();
   EXPECT_EQ(w.LastReply(), 0u);
   EXPECT_TRUE(w.session.record().listening());
-  EXPECT_TRUE(w.states.back().postcopy);
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kListening);
 
   const size_t before = w.to_daemon.size();
   w.Table();
@@ -116,7 +117,7 @@ TEST(SessionPostcopyTest, TheWholeWayOfAGuest) {
   w.End();
   EXPECT_EQ(w.LastReply(), 0u);
   EXPECT_FALSE(w.daemon_listening);
-  EXPECT_FALSE(w.states.back().postcopy);
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kNone);
   EXPECT_TRUE(w.session.daemon_synced());
   EXPECT_EQ(w.closed_frontend, "");
   EXPECT_EQ(w.closed_daemon, "");
@@ -150,6 +151,7 @@ TEST(SessionPostcopyTest, WithoutADaemonOrItsUserfaultfdAdviceIsRefusedAndTheSes
   unable.Arrive();
   unable.Advise();
   EXPECT_TRUE(unable.Refused());
+  for (const StateChanged& state : unable.states) EXPECT_EQ(state.postcopy, Postcopy::kNone);
   EXPECT_TRUE(unable.session.daemon_synced());
   EXPECT_THAT(unable.notes.back(), HasSubstr("everportctl doctor"));
 
@@ -190,8 +192,11 @@ TEST(SessionPostcopyTest, AGuestThatCameInOneGoAfterAllIsServedAsEver) {
   PostcopyWorld w;
   w.Arrive();
   w.Advise();
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kAdvised);
   w.ShareMemory();
   EXPECT_EQ(w.LastReply(), 0u);
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kNone);  // QEMU sends no POSTCOPY_END then
+  EXPECT_EQ(w.session.postcopy(), Postcopy::kNone);
   w.RunRings();
   w.LoseDaemon();
   EXPECT_TRUE(w.session.daemon_welcome());
@@ -482,7 +487,7 @@ TEST(SessionPostcopyTest, AFrontendThatGoesMeanwhileTakesItsPostcopyAlong) {
   w.ArriveAndRun();
   w.LoseDaemon();
   w.Run(w.session.FrontendGone("closed"));
-  EXPECT_FALSE(w.states.back().postcopy);
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kNone);
   EXPECT_TRUE(w.session.daemon_welcome());
   EXPECT_EQ(w.session.reason(), "closed");
 }

@@ -78,6 +78,7 @@ class FakeDestination : public FakeApi<DestinationApi> {
     return answer;
   }
   absl::StatusOr<std::string> Add(const PortWish& wish) override {
+    if (wish.port.postcopy && refuses_postcopy) return absl::FailedPreconditionError("port: postcopy: needs the keeper");
     calls_.push_back(absl::StrCat("b add ", wish.port.name, " ", wish.uplinks.empty() ? "" : wish.uplinks[0]));
     if (wish.port.name == fails_to_add) {
       if (adds_all_the_same) ports.push_back(wish.port);
@@ -92,6 +93,7 @@ class FakeDestination : public FakeApi<DestinationApi> {
   absl::Status ready, check_error, add_error = absl::FailedPreconditionError("no such bridge");
   Compatibility answer{.compatible = true, .findings = {}};
   std::string fails_to_add;
+  bool refuses_postcopy = false;
   bool adds_all_the_same = false;
 };
 
@@ -416,6 +418,76 @@ TEST_F(WorkflowTest, WhatWouldBeLeftIsKnownAtAnyTime) {
   recorder.act_at = "confirm";
   Run();
   EXPECT_THAT(seen, ElementsAre("port net0 at /a/api.sock", "port net1 at /a/api.sock"));
+}
+
+// --- post-copy
+
+class WorkflowPostcopyTest : public WorkflowTest {
+ protected:
+  WorkflowPostcopyTest() {
+    options.postcopy = true;
+    for (PortView& port : source.ports) port.postcopy = true;
+  }
+};
+
+TEST_F(WorkflowPostcopyTest, PortsAreMadeWithIt) {
+  EXPECT_EQ(Run().status, absl::OkStatus());
+  ASSERT_EQ(destination.ports.size(), 2u);
+  for (const PortView& port : destination.ports) EXPECT_TRUE(port.postcopy) << port.name;
+}
+
+TEST_F(WorkflowPostcopyTest, APortThatDoesNotOfferItIsNamedBeforeAnythingMoves) {
+  source.ports[1].postcopy = false;
+  const Report report = Run();
+  ExpectUndone(report,
+               "port net1 at /a/api.sock does not offer post-copy; give it postcopy = true (its guest's session begins "
+               "anew then), or migrate without --postcopy");
+  EXPECT_THAT(std::string(report.status.message()), Not(HasSubstr("net0")));
+  EXPECT_THAT(calls, IsEmpty());
+}
+
+TEST_F(WorkflowPostcopyTest, ADryRunTellsOfIt) {
+  source.ports[0].postcopy = false;
+  Workflow workflow(options, source, destination, hypervisor, recorder);
+  EXPECT_THAT(std::string(workflow.DryRun().status.message()), HasSubstr("port net0 at /a/api.sock does not offer"));
+}
+
+TEST_F(WorkflowPostcopyTest, APortThatStandsThereMustHaveIt) {
+  destination.ports.push_back(View("net0", "waiting"));
+  const Report report = Run();
+  EXPECT_THAT(std::string(report.status.message()),
+              HasSubstr("port net0 at /b/api.sock has postcopy false where true is needed; change it there"));
+  EXPECT_THAT(calls, IsEmpty());
+  destination.ports[0].postcopy = true;
+  EXPECT_EQ(Run().status, absl::OkStatus());
+}
+
+TEST_F(WorkflowPostcopyTest, ADestinationThatCannotIsNotGoneTo) {
+  destination.refuses_postcopy = true;
+  ExpectUndone(Run(), "needs the keeper");
+  EXPECT_THAT(calls, IsEmpty());
+}
+
+TEST_F(WorkflowPostcopyTest, WithoutTheOptionAPortKeepsItWhereTheDestinationCan) {
+  options.postcopy = false;
+  EXPECT_THAT(Run().notes, IsEmpty());
+  for (const PortView& port : destination.ports) EXPECT_TRUE(port.postcopy) << port.name;
+}
+
+TEST_F(WorkflowPostcopyTest, WithoutTheOptionADestinationThatCannotIsGoneToAllTheSame) {
+  options.postcopy = false;
+  destination.refuses_postcopy = true;
+  const Report report = Run();
+  EXPECT_EQ(report.status, absl::OkStatus());
+  EXPECT_THAT(report.notes, ElementsAre("port net0 is made without postcopy: port: postcopy: needs the keeper",
+                                        "port net1 is made without postcopy: port: postcopy: needs the keeper"));
+  for (const PortView& port : destination.ports) EXPECT_FALSE(port.postcopy) << port.name;
+}
+
+TEST_F(WorkflowPostcopyTest, WithoutTheOptionAPortWithoutItStandsThereAsWell) {
+  options.postcopy = false;
+  destination.ports.push_back(View("net0", "waiting"));
+  EXPECT_EQ(Run().status, absl::OkStatus());
 }
 
 // --- the guest has gone

@@ -38,16 +38,30 @@ TEST_F(StateStoreTest, APortsContractIsOneThatTheHostKnows) {
   ASSERT_TRUE(StateStore(dir_).Save({port}).ok());
   FeatureContract mine = *FindContract("everport-1");
   mine.name = "mine-1";
-  EXPECT_EQ(*StateStore(dir_).Load(ContractSet({mine})), std::vector{port});
-  const auto unknown = StateStore(dir_).Load(BuiltInContracts());
-  EXPECT_THAT(std::string(unknown.status().message()),
-              HasSubstr("ports.json: port[0]: port vm1: contract: \"mine-1\" is not a feature contract"));
+  EXPECT_EQ(StateStore(dir_).Load(ContractSet({mine})).value().ports, std::vector{port});
+}
+
+TEST_F(StateStoreTest, APortThatCannotBeServedIsLeftOutAloneAndKept) {
+  PortConfig port = Port("vm1");
+  port.contract = "mine-1";
+  const StateStore store(dir_);
+  ASSERT_TRUE(store.Save({Port("vm0"), port, Port("vm2")}).ok());
+  const auto saved = store.Load(BuiltInContracts());
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_EQ(saved->ports, (std::vector<PortConfig>{Port("vm0"), Port("vm2")}));
+  ASSERT_EQ(saved->left_out.size(), 1u);
+  EXPECT_EQ(saved->left_out[0].name, "vm1");
+  EXPECT_THAT(saved->left_out[0].why, ::testing::StartsWith("contract: \"mine-1\" is not a feature contract"));
+  ASSERT_TRUE(store.Save({Port("vm3")}, saved->left_out).ok());
+  FeatureContract mine = *FindContract("everport-1");
+  mine.name = "mine-1";
+  EXPECT_EQ(store.Load(ContractSet({mine})).value().ports, (std::vector<PortConfig>{Port("vm3"), port}));
 }
 
 TEST_F(StateStoreTest, NoFileIsNoPorts) {
   const auto ports = StateStore(dir_).Load(BuiltInContracts());
   ASSERT_TRUE(ports.ok()) << ports.status();
-  EXPECT_TRUE(ports->empty());
+  EXPECT_TRUE(ports->ports.empty());
 }
 
 TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
@@ -55,12 +69,12 @@ TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
   ASSERT_TRUE(store.Save({Port("a"), Port("b")}).ok());
   const auto ports = store.Load(BuiltInContracts());
   ASSERT_TRUE(ports.ok()) << ports.status();
-  EXPECT_EQ(*ports, (std::vector<PortConfig>{Port("a"), Port("b")}));
+  EXPECT_EQ(ports->ports, (std::vector<PortConfig>{Port("a"), Port("b")}));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/deep/er/ports.json.new"));
 }
 
 TEST_F(StateStoreTest, MalformedFileIsNamedWithTheMend) {
-  for (const char* text : {"", "{", "{}", "[1]", "[{\"name\":\"x\"}]"}) {
+  for (const char* text : {"", "{", "{}", "[1]", "[{}]", "[{\"name\":\"x/y\"}]"}) {
     Write(text);
     const auto ports = StateStore(dir_).Load(BuiltInContracts());
     ASSERT_FALSE(ports.ok()) << text;
@@ -94,7 +108,7 @@ TEST_F(StateStoreTest, AFailedSaveLeavesTheOldFile) {
   std::filesystem::create_directory(dir_ + "/ports.json.new");  // cannot be opened for writing
   const absl::Status status = store.Save({Port("b")});
   EXPECT_THAT(std::string(status.message()), HasSubstr("state_dir"));
-  EXPECT_EQ(StateStore(dir_).Load(BuiltInContracts())->at(0).name, "a");
+  EXPECT_EQ(StateStore(dir_).Load(BuiltInContracts())->ports.at(0).name, "a");
 }
 
 }  // namespace

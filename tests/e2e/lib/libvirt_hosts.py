@@ -155,11 +155,11 @@ class LibvirtHosts(Hosts):
     def target(self):
         return self.hosts[1 - self.at]
 
-    def add_port(self, host, name=DOMAIN, **options):
-        """As everportctl port add, on a tap; further options by name."""
+    def add_port(self, host, name=DOMAIN, *flags, **options):
+        """As everportctl port add, on a tap; further flags as they are, options by name."""
         extra = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         host.backend.everport.ctl("port", "add", name, "--socket", str(host.work / f"{name}.sock"), "--mac", mac_of(0),
-                                  "--uplink", f"tap:ep-{name},bridge={host.net.bridge}", *extra)
+                                  "--uplink", f"tap:ep-{name},bridge={host.net.bridge}", *flags, *extra)
 
     def create(self, host, **xml):
         path = self.work / "domain.xml"

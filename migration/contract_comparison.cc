@@ -112,7 +112,8 @@ ContractFinding ProtocolFinding(unsigned bit, const GuestNeeds& needs, bool offe
   } else if (bit == kContractProtocolLogShmfd) {
     finding.why = "without it the guest cannot be migrated away from there";
   } else if (bit == kContractProtocolPagefault) {
-    finding.why = "unless its port there has postcopy = true, the guest cannot get there by post-copy; by pre-copy it can";
+    finding.why =
+        "unless its port there has postcopy = true, the guest cannot get there by post-copy; by pre-copy it can";
   }
   return finding;
 }

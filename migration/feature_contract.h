@@ -110,7 +110,7 @@ inline constexpr unsigned kContractProtocolLogShmfd = 1;
 inline constexpr unsigned kContractProtocolRarp = 2;
 inline constexpr unsigned kContractProtocolPagefault = 8;
 
-// What a port with `postcopy` offers: no contract has PAGEFAULT by itself, as it is a matter of QEMU and its host alone.
+// What a port with `postcopy` offers: no contract has PAGEFAULT by itself, being a matter of QEMU and its host alone.
 FeatureContract WithPostcopy(FeatureContract contract, bool postcopy);
 
 }  // namespace everport

@@ -37,8 +37,8 @@ struct PortView {
   unsigned queue_pairs = 1, mtu = 1500;
   uint32_t failback_delay_ms = 0;
   bool postcopy = false;  // its guest may arrive by post-copy
-  std::string state;   // waiting, connected, running
-  std::string reason;  // what is amiss, if anything
+  std::string state;      // waiting, connected, running
+  std::string reason;     // what is amiss, if anything
   bool has_path = false;
   bool counts = true;   // false: a device serves the guest, whose frames nobody counts
   uint64_t frames = 0;  // both ways

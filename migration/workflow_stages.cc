@@ -130,9 +130,10 @@ absl::Status Workflow::CheckContract() {
   std::vector<std::string> faults;
   for (const Pair& pair : pairs_) {
     if (options_.postcopy && !pair.source.postcopy) {
-      faults.push_back(absl::StrCat(PortAt(source_, pair.source.name),
-                                    " does not offer post-copy; give it postcopy = true (its guest's session begins anew "
-                                    "then), or migrate without --postcopy"));
+      faults.push_back(
+          absl::StrCat(PortAt(source_, pair.source.name),
+                       " does not offer post-copy; give it postcopy = true (its guest's session begins anew "
+                       "then), or migrate without --postcopy"));
       continue;
     }
     const auto offer = source_.OfferOf(pair.source);

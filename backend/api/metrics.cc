@@ -181,8 +181,9 @@ void CollectPortStates(const std::vector<PortView>& ports, std::vector<MetricFam
 
 // Of ports that have it.
 void CollectPostcopy(const std::vector<PortView>& ports, std::vector<MetricFamily>& out) {
-  Family phase = Gauge("everport_port_postcopy_phase",
-                       "1 for the phase of the guest's arrival by post-copy, 0 for the others; all 0: none is under way.");
+  Family phase =
+      Gauge("everport_port_postcopy_phase",
+            "1 for the phase of the guest's arrival by post-copy, 0 for the others; all 0: none is under way.");
   Family arrivals = Counter("everport_port_postcopy_arrivals_total", "Arrivals of guests by post-copy, by their end.");
   Family seconds = Counter("everport_port_postcopy_seconds_total",
                            "How long pages of the guest's memory were yet to come while it ran here.");

@@ -117,7 +117,8 @@ void AddPortVerbs(CLI::App& app, Options& o) {
                        ->capture_default_str();
   auto* postcopy = add->add_flag("--postcopy", o.add.postcopy, "the guest may arrive by post-copy migration");
   auto* file = add->add_option("--file", o.add.file, "all of it as JSON, from a file or - (stdin)");
-  for (CLI::Option* option : {name, socket, uplink, mac, pairs, mtu, contract, failback, postcopy}) file->excludes(option);
+  for (CLI::Option* option : {name, socket, uplink, mac, pairs, mtu, contract, failback, postcopy})
+    file->excludes(option);
 
   Verb(*port, o, "remove", "Remove a port; its guest's link goes down.", "everportctl port remove vm1-net0",
        [&o](const Client& client) { return RemovePort(client, o.name); })

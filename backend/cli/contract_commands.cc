@@ -70,8 +70,8 @@ void PrintList(std::ostream& out, const boost::json::array& contracts) {
   out << table.Text();
 }
 
-// What the contract offers and, of a port, what its guest has of it. needs: null for none. postcopy: the port's own key,
-// by which it offers more.
+// What the contract offers and, of a port, what its guest has of it. needs: null for none. postcopy: the port's own
+// key, by which it offers more.
 void PrintOffer(std::ostream& out, const value& contract, const value& needs, bool postcopy) {
   const bool of_port = needs.is_object();
   const std::vector<std::string> taken = List(needs, "/features");

@@ -5,8 +5,8 @@
 
 namespace everport::cli {
 
-// librte_vhost asks by the system call, for faults of the kernel as well (userfaultfd(2)): that takes CAP_SYS_PTRACE, or
-// vm.unprivileged_userfaultfd = 1. The kernel has that file when it has userfaultfd (CONFIG_USERFAULTFD).
+// librte_vhost asks by the system call, for faults of the kernel as well (userfaultfd(2)): that takes CAP_SYS_PTRACE,
+// or vm.unprivileged_userfaultfd = 1. The kernel has that file when it has userfaultfd (CONFIG_USERFAULTFD).
 void ExaminePostcopy(const DoctorFacts& facts, const DoctorPort& port, std::vector<Finding>& findings) {
   constexpr char kForAll[] = "/proc/sys/vm/unprivileged_userfaultfd";
   constexpr unsigned kSysPtrace = 19;  // linux/capability.h

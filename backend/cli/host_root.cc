@@ -61,7 +61,8 @@ std::optional<Credentials> CredentialsOf(const HostRoot& root, const std::string
     const auto status = root.Read(absl::StrCat("/proc/", pid, "/status"));
     if (!status) continue;
     Credentials credentials;
-    // proc(5): "Uid:" and "Gid:" give real, effective, saved and file-system ids; "Groups:" the others, "CapEff:" a mask in hex.
+    // proc(5): "Uid:" and "Gid:" give real, effective, saved and file-system ids; "Groups:" the others, "CapEff:" a
+    // mask in hex.
     for (absl::string_view line : absl::StrSplit(*status, '\n')) {
       const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
       unsigned id = 0;

@@ -71,8 +71,8 @@ std::string SocketPathFault(absl::string_view path);
 std::string AbsolutePathFault(absl::string_view path);
 // Of `postcopy` in a port, where the daemon goes without a keeper.
 inline constexpr absl::string_view kPostcopyNeedsKeeper =
-    "needs the keeper, which tells the daemon when all of the guest's memory is here; set keeper = true in [daemon], or "
-    "remove the key";
+    "needs the keeper, which tells the daemon when all of the guest's memory is here; set keeper = true in [daemon], "
+    "or remove the key";
 // "0 is out of range; use 1 to 16"
 std::string RangeFault(absl::string_view value, int64_t min, int64_t max);
 

@@ -17,13 +17,13 @@ std::string PortToJson(const PortConfig& port) {
     uplinks.push_back(std::move(object));
   }
   boost::json::object object{{"name", port.name},
-                                                    {"socket", port.socket},
-                                                    {"mac", port.mac},
-                                                    {"queue_pairs", port.queue_pairs},
-                                                    {"mtu", port.mtu},
-                                                    {"contract", port.contract},
-                                                    {"failback_delay_ms", port.failback_delay_ms},
-                                                    {"uplink", std::move(uplinks)}};
+                             {"socket", port.socket},
+                             {"mac", port.mac},
+                             {"queue_pairs", port.queue_pairs},
+                             {"mtu", port.mtu},
+                             {"contract", port.contract},
+                             {"failback_delay_ms", port.failback_delay_ms},
+                             {"uplink", std::move(uplinks)}};
   if (port.postcopy) object["postcopy"] = true;
   return boost::json::serialize(object);
 }

@@ -258,7 +258,8 @@ UplinkConfig ReadUplink(const Table& table) {
 }  // namespace
 
 PortConfig ReadPort(const Table& table) {
-  table.AllowOnly({"name", "socket", "mac", "queue_pairs", "mtu", "contract", "failback_delay_ms", "postcopy", "uplink"});
+  table.AllowOnly(
+      {"name", "socket", "mac", "queue_pairs", "mtu", "contract", "failback_delay_ms", "postcopy", "uplink"});
   PortConfig port;
   table.Read("name", port.name);
   table.Read("socket", port.socket);

@@ -299,8 +299,8 @@ absl::StatusOr<ControlMessage> DecodeMessage(std::string_view text) {
   const std::string event = reader.StringOr("event", "");
   ControlMessage message;
   if (event == "session") {
-    message = SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason"),
-                           PostcopyFromJson(reader)};
+    message =
+        SessionEvent{reader.String("name"), StateFromJson(reader), reader.String("reason"), PostcopyFromJson(reader)};
   } else if (event == "announce") {
     message = AnnounceEvent{reader.String("name"), reader.String("mac")};
   } else if (reader.Has("event")) {

@@ -39,8 +39,7 @@ std::vector<PortSession> Keeper::List(const std::string& owner) const {
   for (const auto& [name, port] : ports_) {
     if (port.owner != owner) continue;
     const Session& session = port.io->session();
-    list.push_back({session.spec(), session.state(), session.daemon_attached(), session.reason(),
-                    session.postcopy()});
+    list.push_back({session.spec(), session.state(), session.daemon_attached(), session.reason(), session.postcopy()});
   }
   return list;
 }
@@ -77,8 +76,9 @@ absl::StatusOr<ControlServer::Ports::Added> Keeper::Add(const PortSpec& spec, co
   if (spec.queue_pairs > contract->max_queue_pairs || spec.mtu > contract->max_mtu)
     return refuse(absl::StrCat("contract ", spec.contract, " allows ", contract->max_queue_pairs,
                                " queue pairs and mtu ", contract->max_mtu));
-  absl::StatusOr<std::unique_ptr<SessionIo>> io = SessionIo::Create(
-      io_, watch_, signal_, spec, WithPostcopy(*contract, spec.postcopy), absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
+  absl::StatusOr<std::unique_ptr<SessionIo>> io =
+      SessionIo::Create(io_, watch_, signal_, spec, WithPostcopy(*contract, spec.postcopy),
+                        absl::StrCat(run_dir_, "/keeper/", spec.name, ".sock"), *this);
   if (!io.ok()) return refuse(std::string(io.status().message()));
   spdlog::info("{}: served for daemon \"{}\", front-end at {}", spec.name, owner, spec.socket);
   const Port& port = ports_.emplace(spec.name, Port{owner, *std::move(io)}).first->second;
@@ -98,7 +98,8 @@ absl::Status Keeper::Remove(const std::string& name, const std::string& owner) {
 
 void Keeper::OnSessionState(const std::string& port, const StateChanged& change) {
   const auto found = ports_.find(port);  // not there yet while it is being made
-  if (found != ports_.end()) control_->Push(found->second.owner, SessionEvent{port, change.state, change.reason, change.postcopy});
+  if (found != ports_.end())
+    control_->Push(found->second.owner, SessionEvent{port, change.state, change.reason, change.postcopy});
 }
 
 void Keeper::OnAnnounce(const std::string& port, const std::array<uint8_t, 6>& mac) {

@@ -7,9 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "backend/base/event_signal.h"
 #include "backend/config/config.h"
 #include "backend/keeper/control_server.h"
-#include "backend/base/event_signal.h"
 #include "backend/keeper/session_io.h"
 #include "backend/keeper/socket_watch.h"
 

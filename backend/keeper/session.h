@@ -231,7 +231,7 @@ class Session {
   bool memory_ack_due_ = false;  // the front-end has been told where the regions are, and has to say that it knows
   uint32_t fetched_rings_ = 0;   // a bit a ring: a daemon has looked at it while listening, so its pages are here
   Postcopy told_postcopy_ = Postcopy::kNone;  // by the last StateChanged
-  bool unknown_noted_ = false;  // one log line a session for requests that are ignored
+  bool unknown_noted_ = false;                // one log line a session for requests that are ignored
   Actions out_;
 };
 

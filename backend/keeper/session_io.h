@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "backend/keeper/acceptor.h"
 #include "backend/base/event_signal.h"
+#include "backend/keeper/acceptor.h"
 #include "backend/keeper/fd_watcher.h"
 #include "backend/keeper/index_page_file.h"
 #include "backend/keeper/session.h"

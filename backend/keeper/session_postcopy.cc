@@ -67,9 +67,8 @@ absl::Status Session::TakeUserfaultfd(Message& message) {
   const bool refused = message.fds.empty() && message.payload.size() == sizeof(uint64_t);
   if (refused) return absl::OkStatus();
   if (message.fds.size() != 1 || !message.payload.empty())
-    return absl::InvalidArgumentError(absl::StrCat("the daemon's reply to POSTCOPY_ADVISE has ",
-                                                   message.payload.size(), " bytes and ", message.fds.size(),
-                                                   " descriptors"));
+    return absl::InvalidArgumentError(absl::StrCat("the daemon's reply to POSTCOPY_ADVISE has ", message.payload.size(),
+                                                   " bytes and ", message.fds.size(), " descriptors"));
   userfaultfd_ = std::move(message.fds[0]);
   daemon_advised_ = true;
   return absl::OkStatus();

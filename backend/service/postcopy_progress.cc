@@ -15,8 +15,9 @@ std::optional<PostcopyProgress::Told> PostcopyProgress::Take(const SessionEvent&
     since_ = now;
     // The keeper lets no other daemon in before the end.
     if (before == Postcopy::kNone) {
-      return Told{"post-copy is under way since before this daemon: the guest has no network until all its memory is here",
-                  true};
+      return Told{
+          "post-copy is under way since before this daemon: the guest has no network until all its memory is here",
+          true};
     }
     return Told{"the guest arrives by post-copy: until all its memory is here, pages are fetched as they are needed"};
   }
@@ -31,8 +32,7 @@ std::optional<PostcopyProgress::Told> PostcopyProgress::Take(const SessionEvent&
     return Told{absl::StrCat("post-copy has ended: all the guest's memory is here, after ", took)};
   }
   ++broken_off_;
-  return Told{absl::StrCat("post-copy was broken off after ", took,
-                           session.reason.empty() ? "" : ": ", session.reason),
+  return Told{absl::StrCat("post-copy was broken off after ", took, session.reason.empty() ? "" : ": ", session.reason),
               true};
 }
 

@@ -29,7 +29,7 @@ class PostcopyProgress {
 
   SessionState state_ = SessionState::kWaiting;
   Postcopy phase_ = Postcopy::kNone;
-  absl::Time since_;  // of listening
+  absl::Time since_;             // of listening
   absl::Duration last_, total_;  // that are over
   uint64_t completed_ = 0, broken_off_ = 0;
 };

@@ -76,9 +76,8 @@ absl::Status Service::Start() {
   auto api = ApiServer::Listen(io_, *this, config_.daemon.run_dir + "/api.sock");
   if (!api.ok()) return api.status();
   api_ = std::move(*api);
-  listener_ = std::make_unique<TlsListener>(io_, *this, [this](const std::string& message, bool warning) {
-    events_.Add("", "api", message, warning);
-  });
+  listener_ = std::make_unique<TlsListener>(
+      io_, *this, [this](const std::string& message, bool warning) { events_.Add("", "api", message, warning); });
   listener_->Configure(config_.daemon.listen);
   if (absl::Status status = LoadPorts(); !status.ok()) return status;
   SampleLater();
@@ -136,8 +135,7 @@ absl::Status Service::LoadPorts() {
   left_out_ = std::move(saved->left_out);
   for (const PortConfig& port : saved->ports) {
     if (port.postcopy && !config_.daemon.keeper) {
-      left_out_.push_back(
-          {port.name, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
+      left_out_.push_back({port.name, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
       continue;
     }
     std::vector<PortConfig> together = Configs();

@@ -112,12 +112,12 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   const std::string config_path_;
   const absl::Time started_;
   StateStore store_;
-  absl::Status store_error_;       // why the ports that the API added are not known; then nothing of theirs is ended
+  absl::Status store_error_;  // why the ports that the API added are not known; then nothing of theirs is ended
   std::vector<StateStore::LeftOut> left_out_;  // saved ports that are not served; their sessions are kept
-  StateStore::Choices choices_;    // paths chosen by hand
-  absl::Status choices_error_;     // why they could not be saved; tried again
-  std::set<std::string> unsaved_;  // ports whose choice is another than the one that was saved
-  std::string reload_error_;       // why the last Reload was refused; empty after one that was not
+  StateStore::Choices choices_;                // paths chosen by hand
+  absl::Status choices_error_;                 // why they could not be saved; tried again
+  std::set<std::string> unsaved_;              // ports whose choice is another than the one that was saved
+  std::string reload_error_;                   // why the last Reload was refused; empty after one that was not
   EventLog events_;
   Topology topology_;
   bool sessions_known_ = false;    // the keeper has listed them

@@ -13,16 +13,16 @@ void Service::AddPort(PortConfig port, Done done) {
   if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   if (absl::Status status = CheckPort(port, "port " + port.name, config_.contracts); !status.ok()) return done(status);
   if (port.postcopy && !config_.daemon.keeper) {
-    return done(absl::InvalidArgumentError(
-        absl::StrCat("port ", port.name, ": postcopy: ", config::kPostcopyNeedsKeeper)));
+    return done(
+        absl::InvalidArgumentError(absl::StrCat("port ", port.name, ": postcopy: ", config::kPostcopyNeedsKeeper)));
   }
   if (FindPort(port.name)) {
     return done(absl::AlreadyExistsError(
         absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
   }
   if (const StateStore::LeftOut* const there = FindLeftOut(port.name)) {
-    return done(absl::AlreadyExistsError(absl::StrCat("port ", port.name, ": is saved already, and left out: ", there->why,
-                                                      "; mend that, or remove the port first")));
+    return done(absl::AlreadyExistsError(absl::StrCat("port ", port.name, ": is saved already, and left out: ",
+                                                      there->why, "; mend that, or remove the port first")));
   }
   std::vector<PortConfig> together = Configs();
   together.push_back(port);
@@ -138,8 +138,8 @@ void Service::TakeInLeftOut() {
     std::vector<PortConfig> together = Configs();
     auto port = PortFromJson(saved.json, &config_.contracts);
     if (port.ok()) together.push_back(*port);
-    const bool fits = port.ok() && (!port->postcopy || config_.daemon.keeper) &&
-                      CheckPorts(together, UnknownPeer::kAllow).ok();
+    const bool fits =
+        port.ok() && (!port->postcopy || config_.daemon.keeper) && CheckPorts(together, UnknownPeer::kAllow).ok();
     if (!fits) {
       left_out_.push_back(std::move(saved));
       continue;

@@ -51,7 +51,8 @@ off_t PagesOf(const UniqueFd& memfd) {
 }
 
 // While a guest arrives by post-copy its missing pages are holes in a memfd, and must stay so until QEMU fills them: to
-// read one by read(2) leaves it, and to write where a page is adds none. (To touch one in a mapping does, even to read.)
+// read one by read(2) leaves it, and to write where a page is adds none. (To touch one in a mapping does, even to
+// read.)
 TEST(Memfd, AHoleThatIsReadByACallStaysOne) {
   const UniqueFd fd(::memfd_create("assumption", MFD_CLOEXEC));
   ASSERT_EQ(::ftruncate(fd.get(), 8 * 4096), 0);

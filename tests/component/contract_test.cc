@@ -106,9 +106,10 @@ TEST_F(ContractTest, AProfileAddedByReloadServesPortsOfFileAndApi) {
 TEST_F(ContractTest, ASavedPortWhoseProfileHasGoneIsLeftOutAloneUntilItIsBack) {
   ASSERT_OK(stack_.Start());
   const auto add = [&](const std::string& name, const std::string& contract, int device) {
-    return stack_.Post("/v1/ports", absl::StrCat(R"({"name":")", name, R"(","contract":")", contract, R"(","socket":")",
-                                                 stack_.Socket(name), R"(","uplink":[{"kind":"vdev","device":"net_null)",
-                                                 device, R"("}]})"));
+    return stack_.Post(
+        "/v1/ports",
+        absl::StrCat(R"({"name":")", name, R"(","contract":")", contract, R"(","socket":")", stack_.Socket(name),
+                     R"(","uplink":[{"kind":"vdev","device":"net_null)", device, R"("}]})"));
   };
   ASSERT_OK(add("r", "mine-1", 1));
   ASSERT_OK(add("gone", "mine-1", 2));
@@ -129,7 +130,8 @@ TEST_F(ContractTest, ASavedPortWhoseProfileHasGoneIsLeftOutAloneUntilItIsBack) {
   EXPECT_THAT(boost::json::serialize(*health),
               testing::HasSubstr("port r: saved, and left out: contract: \\\"mine-1\\\" is not a feature contract"));
   EXPECT_THAT(stack_.GetText("/v1/events?follow=no").value_or(""), testing::HasSubstr("saved port left out: contract"));
-  EXPECT_THAT(std::string(add("r", "everport-1", 1).message()), testing::HasSubstr("r: is saved already, and left out"));
+  EXPECT_THAT(std::string(add("r", "everport-1", 1).message()),
+              testing::HasSubstr("r: is saved already, and left out"));
   EXPECT_TRUE(stack_.daemon().WaitLog("left out, but its guest's session is kept", absl::Seconds(20))) << stack_.Logs();
   ASSERT_OK(stack_.Delete("/v1/ports/gone"));
   ASSERT_OK(add("t", "everport-1", 4));  // which writes the file

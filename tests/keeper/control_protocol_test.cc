@@ -47,7 +47,8 @@ TEST(ControlProtocolTest, PostcopyGoesWithThePortAndItsSession) {
       MessageRoundTrip(ControlReply{true, {}, {}, {{spec, SessionState::kRunning, false, "", Postcopy::kListening}}});
   EXPECT_EQ(list.ports[0].postcopy, Postcopy::kListening);
   EXPECT_EQ(list.ports[0].spec, spec);
-  EXPECT_EQ(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", Postcopy::kAdvised}).postcopy, Postcopy::kAdvised);
+  EXPECT_EQ(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, "", Postcopy::kAdvised}).postcopy,
+            Postcopy::kAdvised);
   EXPECT_EQ(MessageRoundTrip(SessionEvent{"p", SessionState::kRunning, ""}).postcopy, Postcopy::kNone);
   PortConfig port;
   port.postcopy = true;

@@ -316,8 +316,8 @@ TEST(SessionPostcopyTest, WhatTheDaemonSaysIsChecked) {
     w.ArriveAndListen();
     w.daemon_willing = false;
     w.Table();
-    Message reply = vhost_user::EncodeMemTable({{PostcopyWorld::kGpa, PostcopyWorld::kMemory, 0x1000, 0}},
-                                               vhost_user::kFlagReply);
+    Message reply =
+        vhost_user::EncodeMemTable({{PostcopyWorld::kGpa, PostcopyWorld::kMemory, 0x1000, 0}}, vhost_user::kFlagReply);
     spoil(reply);
     w.Run(w.session.DaemonMessage(std::move(reply)));
     EXPECT_EQ(w.ToldBase(), SessionWorld::kUva);
@@ -418,9 +418,9 @@ TEST(SessionPostcopyTest, AnotherTableUnderRunningRingsCostsTheDaemon) {
   w.ArriveAndRun();
   UniqueFd more(::memfd_create("more", MFD_CLOEXEC));
   ASSERT_EQ(::ftruncate(more.get(), 4096), 0);
-  Message message = vhost_user::EncodeMemTable({{PostcopyWorld::kGpa, PostcopyWorld::kMemory, PostcopyWorld::kUva, 0},
-                                                {0x10000000, 4096, 0x600000000000, 0}},
-                                               0);
+  Message message = vhost_user::EncodeMemTable(
+      {{PostcopyWorld::kGpa, PostcopyWorld::kMemory, PostcopyWorld::kUva, 0}, {0x10000000, 4096, 0x600000000000, 0}},
+      0);
   message.fds.push_back(w.memory.Dup());
   message.fds.push_back(more.Dup());
   w.Say(std::move(message));

@@ -50,7 +50,8 @@ class SessionWorld {
   explicit SessionWorld(uint16_t queue_pairs = 1, bool postcopy = false)
       : page(std::make_unique<IndexPage>()),
         memory(::memfd_create("guest", MFD_CLOEXEC)),
-        session({"p1", "/run/p1.sock", queue_pairs, 1500, "test-1"}, WithPostcopy(TestContract(), postcopy), page.get(), &files),
+        session({"p1", "/run/p1.sock", queue_pairs, 1500, "test-1"}, WithPostcopy(TestContract(), postcopy), page.get(),
+                &files),
         protocol(kTestProtocol | (postcopy ? kPagefault : 0)),
         daemon_protocol(protocol) {
     [[maybe_unused]] const int r = ::ftruncate(memory.get(), kMemory);

@@ -78,7 +78,8 @@ class FakeDestination : public FakeApi<DestinationApi> {
     return answer;
   }
   absl::StatusOr<std::string> Add(const PortWish& wish) override {
-    if (wish.port.postcopy && refuses_postcopy) return absl::FailedPreconditionError("port: postcopy: needs the keeper");
+    if (wish.port.postcopy && refuses_postcopy)
+      return absl::FailedPreconditionError("port: postcopy: needs the keeper");
     calls_.push_back(absl::StrCat("b add ", wish.port.name, " ", wish.uplinks.empty() ? "" : wish.uplinks[0]));
     if (wish.port.name == fails_to_add) {
       if (adds_all_the_same) ports.push_back(wish.port);

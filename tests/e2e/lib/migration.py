@@ -157,18 +157,18 @@ def differing_pages(source, destination, page=4096):
 class Postcopy:
     """The guest goes on at the destination while most of its memory is still at the source.
 
-    meanwhile(arriving) is called once, when the guest goes on there; so little comes meanwhile that it cannot end before
-    that has returned.
+    meanwhile(arriving) is called once, when the guest goes on there; until it has returned so little comes in a second. The
+    guest's memory is some 80 MB.
     """
 
     meanwhile: object = None
-    BEFORE = 8 << 20  # bytes/s, so low that there is something left
-    MEANWHILE = 2 << 20  # what the guest asks for has to come in time
+    rate: int = 2 << 20  # bytes/s meanwhile
+    BEFORE = 8 << 20  # so low that there is something left
 
     def prepare(self, guest):
         guest.allow_postcopy()
         guest.qmp("migrate-set-parameters", **{"max-bandwidth": self.BEFORE,
-                                               "max-postcopy-bandwidth": self.MEANWHILE if self.meanwhile else 0})
+                                               "max-postcopy-bandwidth": self.rate if self.meanwhile else 0})
 
     def switch(self, guest, arriving, timeout):
         """Once it has begun; what it has come to."""

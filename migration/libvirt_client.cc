@@ -408,7 +408,10 @@ absl::StatusOr<Account> LibvirtClient::Reckon() {
   const auto domain = Lookup(destination_, options_.to);
   if (!domain.ok()) return domain.status();
   Account account;
-  if (ReadJob(*domain, VIR_DOMAIN_JOB_STATS_COMPLETED, &account)) return account;
+  if (ReadJob(*domain, VIR_DOMAIN_JOB_STATS_COMPLETED, &account)) {
+    if (account.total_ms > 0) return account;
+    return absl::NotFoundError("the destination's libvirt has no account of it");  // 11.3, of post-copy
+  }
   return StatusOf(LastError(*lib_), "libvirt's account of the migration");
 }
 

@@ -142,7 +142,7 @@ class Guest:
             self._next_id = source._next_id
             self._pending, source._pending = source._pending, {}
 
-    def wait_booted(self, timeout=60):
+    def wait_booted(self, timeout=180):
         try:
             if self._boots.get(timeout=timeout):
                 return self

@@ -87,11 +87,11 @@ TEST_F(CliTest, PortsSayWhatArrivesByPostcopy) {
     const size_t at = out.find("1  ", out.find("vm1-net0"));
     return out.substr(at + 3, out.find('\n', at) - at - 3);
   };
-  EXPECT_EQ(note("listening"), "arrives by post-copy, for 3.2 s now");
-  EXPECT_EQ(note("listening", "post-copy under way, and the daemon that served it has gone"),
-            "post-copy under way, and the daemon that served it has gone");
-  EXPECT_EQ(note("advised"), "-");
-  EXPECT_EQ(note("none"), "-");
+  EXPECT_THAT(note("listening"), testing::EndsWith("  arrives by post-copy, for 3.2 s now"));
+  EXPECT_THAT(note("listening", "post-copy under way, and the daemon that served it has gone"),
+              testing::EndsWith("  post-copy under way, and the daemon that served it has gone"));
+  EXPECT_THAT(note("advised"), testing::EndsWith("  -"));
+  EXPECT_THAT(note("none"), testing::EndsWith("  -"));
   const auto port = Json({"port", "show", "vm1-net0"});
   EXPECT_EQ(port.at("postcopy_progress").at("phase"), "none");
   EXPECT_EQ(port.at("postcopy_progress").at("completed").to_number<int>(), 2);

@@ -188,6 +188,20 @@ TEST(SessionPostcopyTest, AfterARefusedAdviceListenBreaksTheSession) {
   EXPECT_THAT(w.closed_frontend, HasSubstr("POSTCOPY_LISTEN: without POSTCOPY_ADVISE"));
 }
 
+TEST(SessionPostcopyTest, ALaterRefusalTakesEarlierAdviceBack) {
+  PostcopyWorld w;
+  w.Arrive();
+  w.Advise();
+  EXPECT_EQ(w.session.postcopy(), Postcopy::kAdvised);
+  w.userfaultfd = UniqueFd();
+  w.Advise();
+  EXPECT_TRUE(w.Refused());
+  EXPECT_EQ(w.session.postcopy(), Postcopy::kNone);
+  EXPECT_EQ(w.states.back().postcopy, Postcopy::kNone);
+  w.Listen();
+  EXPECT_THAT(w.closed_frontend, HasSubstr("POSTCOPY_LISTEN: without POSTCOPY_ADVISE"));
+}
+
 TEST(SessionPostcopyTest, AGuestThatCameInOneGoAfterAllIsServedAsEver) {
   PostcopyWorld w;
   w.Arrive();

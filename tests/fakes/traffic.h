@@ -34,8 +34,8 @@ class Flow {
   uint64_t limit = UINT64_MAX;  // stop sending at this many frames
 
   // From here on at most `frames` are on the way, so that no ring fills and a frame that does not arrive is a fault of
-  // what lies between: see unaccounted(). Call after DrainAll. A last few may still be in the hands of what lies between,
-  // their chains given back: they are none of the window's.
+  // what lies between: see unaccounted(). Call after DrainAll. A last few may still be in the hands of what lies
+  // between, their chains given back: they are none of the window's.
   void StartWindow(uint64_t frames);
   // Frames sent since StartWindow that have not arrived.
   uint64_t unaccounted() const { return sent_ - sent_before_window_ - arrived_in_window_; }

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import queue
+import select
 import socket
 import threading
 import time
@@ -11,6 +12,9 @@ import time
 from e2e.lib.process import Process
 from lab.host import shell
 from lab.lib import machine
+
+# What the kernel says, each 21 s, when an emulated CPU's timer has not come and will not: that boot never ends.
+LOST_TIMER = "rcu_preempt kthread timer wakeup didn't happen"
 
 
 class Qmp:
@@ -117,7 +121,13 @@ class Vm:
         return json.loads(line)
 
     def wait_ready(self, timeout):
-        self._receive(timeout)
+        deadline = time.monotonic() + timeout
+        while not select.select([self._ours["run"]], [], [], 1)[0]:
+            if LOST_TIMER in self.console_log.read_text(errors="replace"):
+                raise RuntimeError(f"the lab VM's kernel waits for a timer that an emulated CPU has lost{self.logs()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the lab VM has said nothing for {timeout:.0f} s{self.logs()}")
+        self._receive(10)
 
     def run(self, test, on_line):
         """(exit status, seconds); on_line gets the test's output as it comes. It has our own EVERPORT_… settings."""

@@ -29,7 +29,8 @@ class AnyStream {
   // The time for what begins next; beast::error::timeout is what it ends with then, and the socket is closed.
   virtual void ExpiresAfter(std::chrono::milliseconds time) = 0;
   virtual void ExpiresNever() = 0;
-  // Tells the other end that nothing more comes, if the kind has a word for it (TLS's close_notify); then calls done.
+  // Tells the other end that nothing more comes, if the kind has a word for it (TLS's close_notify); then calls done,
+  // of a kind that has none at once.
   virtual void SayGoodbye(std::function<void()> done) = 0;
   virtual void StopSending() = 0;  // of the socket
   // The socket's own bytes, undeciphered.

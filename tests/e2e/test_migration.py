@@ -1,7 +1,8 @@
 """A guest that migrates back and forth between two hosts: its traffic goes on, every byte as sent. How long it is away is
 measured beside the peer, in the same run.
 
-EVERPORT_MIGRATIONS: how many, of each backend.
+EVERPORT_MIGRATIONS: how many, of each backend. EVERPORT_MIGRATION_RATE: bytes a second of the TCP stream, the same for both: what
+the stream writes into the guest's memory is what QEMU has to send while the guest is away, and everport alone could carry more.
 """
 
 import json
@@ -16,6 +17,7 @@ from lib.migration import EverportBackend, Hosts, TestpmdBackend
 from lib.timed import bar
 
 MIGRATIONS = int(os.environ.get("EVERPORT_MIGRATIONS", "6"))
+RATE = int(os.environ.get("EVERPORT_MIGRATION_RATE", "25000000"))
 SETTLE_S = 0.5
 FIRST_PACKET_MS = 10
 
@@ -24,7 +26,7 @@ def move_about(hosts, migrations):
     """Under a checksummed TCP stream and pings each 10 ms; (downtimes in ms, pings lost in all)."""
     pings = hosts.pinger()
     pings.wait_reply(0, 20)
-    flow, receiver = hosts.flow_to_guest(3600)
+    flow, receiver = hosts.flow_to_guest(3600, rate=RATE)
     progress = flow.wait_progress(0, 20)
     downtimes = []
     for number in range(1, migrations + 1):
@@ -52,7 +54,7 @@ def test_back_and_forth(guest_files, ring):
             if backend is EverportBackend:
                 assert hosts.guest.carrier_changes() == changes
             table[backend.name] = (median(downtimes), max(downtimes), pings.lost, sent["longest_stall_ms"], sent["bytes"] / 1e6)
-    print(f"\n{ring} rings, {MIGRATIONS} migrations each under TCP and pings each 10 ms\n"
+    print(f"\n{ring} rings, {MIGRATIONS} migrations each under TCP ({RATE / 1e6:.0f} MB/s) and pings each 10 ms\n"
           "backend   downtime ms: median  longest  pings lost  longest TCP stall ms  TCP MB, every byte as sent")
     for name, (middle, longest, lost, stall, megabytes) in table.items():
         print(f"{name:9} {middle:19.0f} {longest:8.0f} {lost:11} {stall:21.0f} {megabytes:8.0f}")

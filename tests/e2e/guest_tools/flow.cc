@@ -1,11 +1,13 @@
 // everport-flow: traffic whose every byte and every gap can be accounted for. Runs in the guest and on the host; linked
 // statically so that a busybox initramfs can carry it. Each command ends with one JSON object of numbers on stdout.
 //
-//   everport-flow send HOST PORT SECONDS [PROGRESS_MS]   TCP; the stream's content is a function of the position.
-//                                                        SIGTERM ends it early, and in order
-//   everport-flow recv PORT [PROGRESS_MS]                one connection; every byte is compared; tells the sender what
-//   came everport-flow ping HOST PORT SECONDS INTERVAL_MS     UDP with sequence numbers, answered by: everport-flow
-//   echo PORT                              until the pinger says it is done, or 60 s without a datagram
+//   everport-flow send HOST PORT SECONDS [PROGRESS_MS [BYTES_A_SECOND]]
+//       TCP; the stream's content is a function of the position. SIGTERM ends it early, and in order.
+//   everport-flow recv PORT [PROGRESS_MS]
+//       one connection; every byte is compared; tells the sender what came
+//   everport-flow ping HOST PORT SECONDS INTERVAL_MS
+//       UDP with sequence numbers, answered by: everport-flow echo PORT, until the pinger says it is done, or 60 s
+//       without a datagram
 //
 // The content is one pseudo-random block of a prime length, again and again: a byte lost, doubled, swapped or changed
 // shows as a mismatch, and a whole block lost shows in the total, which the receiver sends back at the end.
@@ -140,9 +142,11 @@ struct Receipt {
   uint64_t first_error = kNoError;
 };
 
-int Send(const char* host, const char* port, double seconds, int progress_ms) {
+// rate: bytes a second; 0: as many as go.
+int Send(const char* host, const char* port, double seconds, int progress_ms, unsigned rate) {
   const std::vector<uint8_t> pattern = MakePattern();
   const int fd = Connect(host, port);
+  if (rate > 0 && ::setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate) != 0) Fail("pacing rate");
   ::signal(SIGTERM, [](int) { g_enough = 1; });
   Progress progress(progress_ms);
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
@@ -342,7 +346,7 @@ int IcmpPing(const char* host, int interval_ms) {
 
 int Usage() {
   std::fputs(
-      "usage: everport-flow send HOST PORT SECONDS [PROGRESS_MS] | recv PORT [PROGRESS_MS]\n"
+      "usage: everport-flow send HOST PORT SECONDS [PROGRESS_MS [BYTES_A_SECOND]] | recv PORT [PROGRESS_MS]\n"
       "       everport-flow ping HOST PORT SECONDS INTERVAL_MS | echo PORT | icmp HOST INTERVAL_MS\n",
       stderr);
   return 2;
@@ -353,8 +357,9 @@ int Usage() {
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const std::string_view command = argc > 1 ? argv[1] : "";
-  if (command == "send" && (argc == 5 || argc == 6)) {
-    return Send(argv[2], argv[3], std::atof(argv[4]), argc == 6 ? std::atoi(argv[5]) : 0);
+  if (command == "send" && argc >= 5 && argc <= 7) {
+    return Send(argv[2], argv[3], std::atof(argv[4]), argc > 5 ? std::atoi(argv[5]) : 0,
+                argc > 6 ? static_cast<unsigned>(std::atol(argv[6])) : 0);
   }
   if (command == "recv" && (argc == 3 || argc == 4)) return Receive(argv[2], argc == 4 ? std::atoi(argv[3]) : 0);
   if (command == "ping" && argc == 6 && std::atoi(argv[5]) > 0) {

@@ -9,10 +9,11 @@ class Traffic:
         self._closers.callback(pinger.close)
         return pinger
 
-    def flow_to_guest(self, seconds, port=5001):
-        """A TCP stream from the network; (the Flow, the future of the guest's receiver)."""
+    def flow_to_guest(self, seconds, port=5001, rate=0):
+        """A TCP stream from the network, of at most so many bytes a second (0: any); (the Flow, the future of the guest's
+        receiver)."""
         receiver = self.guest.spawn(f"everport-flow recv {port}")
-        flow = self._flow("send", self.guest.address, port, seconds, 20)
+        flow = self._flow("send", self.guest.address, port, seconds, 20, rate)
         return flow, receiver
 
     def flow_from_guest(self, seconds, port=5002):

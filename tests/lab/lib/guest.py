@@ -14,7 +14,15 @@ _MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio
 _SOURCES = pathlib.Path(__file__).resolve().parents[2]
 
 
-def guest_files(folder):
+# A guest that is up already: Guest(SAVED_FILES, …, incoming=SAVED_STATE, **SAVED). Saved before the run (host/boot_guest.py),
+# with the first VF's address.
+SAVED_FILES = BUILD / "saved_guest"
+SAVED_STATE = f"file:{SAVED_FILES}/state"
+SAVED = {"mac": "52:54:00:1a:bf:00", "address": "10.77.0.2/24", "memory_mb": 128}
+SAVED_CONTRACT = "minimal-1"  # which a VDUSE device covers
+
+
+def guest_files(folder, kvm=True):
     """What e2e.lib.guest.Guest wants, made in this folder."""
     stage = folder / "stage"
     for name in ("bin", "modules", "dev"):
@@ -31,6 +39,6 @@ def guest_files(folder):
     shutil.rmtree(stage)
     (folder / "vmlinuz").symlink_to(next(pathlib.Path("/boot").glob("vmlinuz-*")))
     (folder / "qemu").symlink_to("/usr/bin/qemu-system-x86_64")
-    kvm = subprocess.run(["modprobe", "kvm_amd"], check=False).returncode == 0 and pathlib.Path("/dev/kvm").exists()
+    kvm = kvm and subprocess.run(["modprobe", "kvm_amd"], check=False).returncode == 0 and pathlib.Path("/dev/kvm").exists()
     (folder / "accel").write_text("kvm" if kvm else "tcg")
     return folder

@@ -42,8 +42,8 @@ class Guest:
 
     def __init__(self, files, work_dir, nic_socket, *, name="guest", address="10.77.0.2/24", mac="52:54:00:00:00:02",
                  queue_pairs=1, packed=False, mtu=1500, memory_mb=256, detach=False, device_options="",
-                 network=None, qemu="qemu", incoming=None, paused=False,
-                 postcopy=False):
+                 network=None, qemu="qemu", incoming=None, paused=False, postcopy=False, kernel_options="",
+                 qemu_options=()):
         self.name = name
         self.address = address.split("/")[0]
         self.console_socket = pathlib.Path(work_dir) / f"{name}-console.sock"
@@ -59,7 +59,7 @@ class Guest:
             "-smp", vcpus, "-m", memory_mb, "-nodefaults", "-no-user-config", "-display", "none",
             "-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on",
             "-kernel", files / "vmlinuz", "-initrd", files / "initramfs",
-            "-append", f"console=ttyS0 quiet panic=-1 everport.address={address} everport.mtu={mtu}",
+            "-append", f"console=ttyS0 quiet panic=-1 everport.address={address} everport.mtu={mtu} {kernel_options}",
             "-chardev", f"socket,id=console,path={self.console_socket},server=on,wait=off,logfile={self.console_log}",
             "-serial", "chardev:console",
             "-chardev", f"socket,id=agent,fd={agent_end.fileno()}", "-device", "virtio-serial-pci",
@@ -83,6 +83,7 @@ class Guest:
             args += ["-incoming", "defer"]
         if paused:
             args += ["-S"]
+        args += qemu_options
         self.process = Process(args, name=f"QEMU ({name})", log_path=pathlib.Path(work_dir) / f"{name}-qemu.log",
                                pass_fds=(agent_end.fileno(), qmp_end.fileno()), detach=detach)
         agent_end.close()
@@ -166,7 +167,7 @@ class Guest:
         return result.output
 
     def carrier_changes(self, interface="eth0"):
-        return int(self.run(f"cat /sys/class/net/{interface}/carrier_changes"))
+        return int(self.run(f"cat /sys/class/net/{interface}/carrier_changes", timeout=120))
 
     def carrier(self):
         return self.run("cat /sys/class/net/eth0/carrier").strip() == "1"

@@ -18,7 +18,9 @@ _SOURCES = pathlib.Path(__file__).resolve().parents[2]
 # with the first VF's address.
 SAVED_FILES = BUILD / "saved_guest"
 SAVED_STATE = f"file:{SAVED_FILES}/state"
-SAVED = {"mac": "52:54:00:1a:bf:00", "address": "10.77.0.2/24", "memory_mb": 128}
+SAVED = {"mac": "52:54:00:1a:bf:00", "address": "10.77.0.2/24", "memory_mb": 112,
+         "kernel_options": "mitigations=off nokaslr tsc=reliable audit=0 nowatchdog",
+         "qemu_options": ["-icount", "shift=6"]}
 SAVED_CONTRACT = "minimal-1"  # which a VDUSE device covers
 
 
@@ -40,5 +42,5 @@ def guest_files(folder, kvm=True):
     (folder / "vmlinuz").symlink_to(next(pathlib.Path("/boot").glob("vmlinuz-*")))
     (folder / "qemu").symlink_to("/usr/bin/qemu-system-x86_64")
     kvm = kvm and subprocess.run(["modprobe", "kvm_amd"], check=False).returncode == 0 and pathlib.Path("/dev/kvm").exists()
-    (folder / "accel").write_text("kvm" if kvm else "tcg")
+    (folder / "accel").write_text("kvm" if kvm else "tcg,thread=single")
     return folder

@@ -217,8 +217,9 @@ class Guest:
             self._read_qmp(max(0.1, deadline - time.monotonic()))
 
     def tell_migration(self):
-        """Each step of a migration from now on is an event."""
+        """Each step of a migration from now on is an event; those of the one before, by which it came here, are forgotten."""
         self.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+        self._events.clear()
 
     def allow_postcopy(self, allow=True):
         """Before the migration, at both its ends alike."""

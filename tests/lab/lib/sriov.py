@@ -4,6 +4,9 @@
         vf, peer = pf.make_vfs(2)
         vf.bind("vfio-pci")             # for DPDK
         peer.bind("igbvf")              # or the kernel's own driver: peer.wait_interface()
+
+The emulated igb gives a VF its own broadcasts back. A bridge with a VF in it hears so by the VF whoever has announced himself
+elsewhere, and sends him nothing from then on, until he speaks again. The other end of the wire, nic1, does no such thing.
 """
 
 import os

@@ -1,4 +1,4 @@
-# lab: timeout=400
+# lab: timeout=600
 """A real guest that migrates between two hosts' daemons: from an SR-IOV VF to a vDPA device and back. It is on the same
 network by both, and its traffic goes on."""
 
@@ -22,9 +22,12 @@ from lab.lib.sriov import Pf
 from lab.lib.vduse import CountingDevice
 
 HARDWARE = {"a": "vf", "b": "vhost-vdpa"}  # by host
+MODE = {"vf": "relay", "tap": "relay", "vhost-vdpa": "offload"}
+WHILE_LOGGED = {"vf": "vf", "vhost-vdpa": "tap"}  # what serves the guest while its memory is being sent
 CPU = {"a": 2, "b": 3}
-PING_MS = 100
-MODE = {"vf": "relay", "vhost-vdpa": "offload"}
+PING_MS = 100  # the guest, emulated twice, answers some ten in a second at least
+ANSWERS = 10
+SLOWLY, AT_ONCE = 1 << 20, 1 << 30  # bytes a second
 
 
 def sh(*commands):
@@ -51,7 +54,8 @@ class World:
         sh("ip link add br-lab type bridge", f"ip link set {wire} up master br-lab", "ip link set lab-vdpa up master br-lab",
            "ip address add 10.77.0.1/24 dev br-lab && ip link set br-lab up")
         stack.callback(sh, f"ip link del br-lab && ip link set {wire} down")
-        self.interface = {"a": wire, "b": "lab-vdpa"}  # where the network sees the guest, by host
+        # Where the network sees the guest, by host and kind of path.
+        self.interface = {("a", "vf"): wire, ("b", "vhost-vdpa"): "lab-vdpa", ("a", "tap"): "lab-a", ("b", "tap"): "lab-b"}
         uplink = {"a": {"kind": "vf", "device": vf.address, "bind": True}, "b": {"kind": "vhost-vdpa", "device": device.node}}
         self.everport, self.socket = {}, {}
         for host in HARDWARE:
@@ -62,15 +66,11 @@ class World:
                           mac=vf.mac, failback_delay_ms=500, contract=SAVED_CONTRACT))
             stack.callback(self.everport[host].stop)
         self.at = "a"
-        t0 = time.monotonic()
         self.everport["a"].start()
         self.guest = self.boot("a", SAVED_STATE)
         self.everport["b"].start()
-        print("started", time.monotonic() - t0, flush=True)
         self.guest.wait_event("RESUME", 200)
-        print("resumed", time.monotonic() - t0, flush=True)
         self.changes = self.guest.carrier_changes()
-        print("agent", time.monotonic() - t0, flush=True)
         self.pings = Pinger([], BUILD / "guest_tools/everport-flow", self.guest.address, work, interval_ms=PING_MS)
         stack.callback(self.pings.close)
 
@@ -82,30 +82,42 @@ class World:
     def port(self):
         return self.everport[self.at].get("/v1/ports/vm")
 
-    def seen(self, host):
-        """Frames from the guest that have come to the network by that host's hardware."""
-        return int(pathlib.Path(f"/sys/class/net/{self.interface[host]}/statistics/rx_packets").read_text())
+    def seen(self):
+        """Frames that have come to the network, by host and kind of path."""
+        return {place: int(pathlib.Path(f"/sys/class/net/{interface}/statistics/rx_packets").read_text())
+                for place, interface in self.interface.items()}
+
+    def wait_answers(self, kind):
+        """The guest is served by that and by nothing else, and answers by it."""
+        def here():
+            return self.port()["path"]["kind"] == kind
+
+        wait_until(here, 60, f"{kind} serves the guest on host {self.at}", interval=0.1)
+        assert self.port()["path"]["mode"] == MODE[kind]
+        before = self.seen()
+        wait_until(lambda: self.seen()[self.at, kind] >= before[self.at, kind] + ANSWERS, 60, f"{ANSWERS} answers by {kind}", 0.1)
+        answer = self.pings.wait_reply(time.monotonic(), 120)
+        elsewhere = {place: count - before[place] for place, count in self.seen().items() if place != (self.at, kind)}
+        assert here(), self.port()
+        assert all(count < ANSWERS for count in elsewhere.values()), elsewhere
+        return answer
 
     def wait_hardware(self):
-        """The guest is on it, and answers by it."""
-        kind = HARDWARE[self.at]
-        wait_until(lambda: self.port()["path"]["kind"] == kind, 30, f"{kind} serves the guest", interval=0.1)
-        path = self.port()["path"]
-        assert path["mode"] == MODE[kind], path
-        before = {host: self.seen(host) for host in HARDWARE}
-        for _ in range(10):
-            self.pings.wait_reply(time.monotonic(), 60)
-        after = {host: self.seen(host) - before[host] for host in HARDWARE}
-        other = "b" if self.at == "a" else "a"
-        assert after[self.at] >= 10 > after[other], f"host {self.at}: frames by {self.interface}: {after}"
+        return self.wait_answers(HARDWARE[self.at])
+
+    def while_logged(self, _):
+        """It only answers: that the network finds it there is the announcement's work."""
+        self.wait_answers(WHILE_LOGGED[HARDWARE[self.at]])
+        self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": AT_ONCE})
 
     def migrate(self):
         self.moves += 1
         uri, target = f"unix:{self.work}/to{self.moves}", "b" if self.at == "a" else "a"
         arriving = self.boot(target, uri)
-        moved = move(self.guest, arriving, uri, timeout=200)
-        if moved.status == "completed":
-            self.guest, self.at = arriving, target
+        self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": SLOWLY, "downtime-limit": 1000})
+        moved = move(self.guest, arriving, uri, before_switch=self.while_logged, timeout=300)
+        assert moved.status == "completed", moved
+        self.guest, self.at = arriving, target
         return moved
 
     def logs(self):
@@ -120,29 +132,20 @@ def world(tmp_path_factory):
 
 
 def test_from_a_vf_to_a_vdpa_device_and_back(world):
+    offset = time.time() - time.monotonic()
     try:
-        t0=time.monotonic()
-        world.pings.wait_reply(0, 60)
-        print("first reply", time.monotonic()-t0, flush=True)
         world.wait_hardware()
-        sh("top -b -n 2 -d 3 | grep -v ' 0.0 ' | tail -25")
-        changes = world.changes
-        print("carrier changes", changes, time.monotonic()-t0, flush=True)
-        offset = time.time() - time.monotonic()
         for _ in HARDWARE:
-            source = world.at
+            source, begun = HARDWARE[world.at], time.monotonic()
             moved = world.migrate()
-            assert moved.status == "completed", moved
-            back = world.pings.wait_reply(moved.resumed - offset, 60)
-            world.wait_hardware()
-            on_hardware = time.monotonic()
-            print(f"{HARDWARE[source]} to {HARDWARE[world.at]}: downtime {moved.downtime_ms:.0f} ms of {moved.total_ms:.0f}; first answer "
+            back = world.pings.wait_reply(moved.resumed - offset, 120)
+            settled = world.wait_hardware()
+            print(f"{source} to {HARDWARE[world.at]}: downtime {moved.downtime_ms:.0f} ms of {moved.total_ms:.0f}; first answer "
                   f"{1000 * (back + offset - moved.resumed):.0f} ms after RESUME; longest gap "
-                  f"{1000 * world.pings.gap(moved.resumed - offset - moved.total_ms / 1000, on_hardware):.0f} ms", flush=True)
-            print("moved", time.monotonic()-t0, flush=True)
-            assert world.guest.carrier_changes() == changes
+                  f"{1000 * world.pings.gap(begun, settled):.0f} ms", flush=True)
+            assert world.guest.carrier_changes() == world.changes
     finally:
         world.logs()
     world.pings.stop()
-    print(f"{world.pings.lost} of {world.pings.sent} pings each 10 ms lost", flush=True)
+    print(f"{world.pings.lost} of {world.pings.sent} pings each {PING_MS} ms lost", flush=True)
     assert world.pings.duplicates == 0

@@ -25,6 +25,7 @@ HARDWARE = {"a": "vf", "b": "vhost-vdpa"}  # by host
 MODE = {"vf": "relay", "tap": "relay", "vhost-vdpa": "offload"}
 WHILE_LOGGED = {"vf": "vf", "vhost-vdpa": "tap"}  # what serves the guest while its memory is being sent
 CPU = {"a": 2, "b": 3}
+NETWORK_MAC = "52:54:00:1a:b2:00"
 PING_MS = 100  # the guest, emulated twice, answers some ten in a second at least
 ANSWERS = 10
 SLOWLY, AT_ONCE = 1 << 20, 1 << 30  # bytes a second
@@ -54,6 +55,7 @@ class World:
         sh("ip link add br-lab type bridge", f"ip link set {wire} up master br-lab", "ip link set lab-vdpa up master br-lab",
            "ip address add 10.77.0.1/24 dev br-lab && ip link set br-lab up")
         stack.callback(sh, f"ip link del br-lab && ip link set {wire} down")
+        sh(f"ip link set br-lab address {NETWORK_MAC}", f"ip neighbor replace 10.77.0.2 lladdr {vf.mac} dev br-lab nud permanent")
         # Where the network sees the guest, by host and kind of path.
         self.interface = {("a", "vf"): wire, ("b", "vhost-vdpa"): "lab-vdpa", ("a", "tap"): "lab-a", ("b", "tap"): "lab-b"}
         uplink = {"a": {"kind": "vf", "device": vf.address, "bind": True}, "b": {"kind": "vhost-vdpa", "device": device.node}}
@@ -70,6 +72,8 @@ class World:
         self.guest = self.boot("a", SAVED_STATE)
         self.everport["b"].start()
         self.guest.wait_event("RESUME", 200)
+        # No ARP by either: the guest only answers, and it is the announcements alone by which the bridge finds it.
+        self.guest.run(f"arp -s 10.77.0.1 {NETWORK_MAC}", timeout=120)
         self.changes = self.guest.carrier_changes()
         self.pings = Pinger([], BUILD / "guest_tools/everport-flow", self.guest.address, work, interval_ms=PING_MS)
         stack.callback(self.pings.close)
@@ -106,7 +110,6 @@ class World:
         return self.wait_answers(HARDWARE[self.at])
 
     def while_logged(self, _):
-        """It only answers: that the network finds it there is the announcement's work."""
         self.wait_answers(WHILE_LOGGED[HARDWARE[self.at]])
         self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": AT_ONCE})
 

@@ -37,6 +37,9 @@ def save(folder):
         guest = Guest(files, work, socket, **lab_guest.SAVED)
         try:
             guest.wait_booted(300)
+            # A command takes half a minute in the lab's VM.
+            guest.run(f"arp -s {lab_guest.PEER} {lab_guest.PEER_MAC}")
+            (folder / "carrier_changes").write_text(str(guest.carrier_changes()))
             # Free pages that are all zeroes need not be moved.
             guest.run("free=$(sed -n 's/^MemFree: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo); "
                       "dd if=/dev/zero of=/zeroes bs=1k count=$((free - 8192)); rm /zeroes", timeout=300)

@@ -22,6 +22,11 @@ SAVED = {"mac": "52:54:00:1a:bf:00", "address": "10.77.0.2/24", "memory_mb": 112
          "kernel_options": "mitigations=off nokaslr tsc=reliable audit=0 nowatchdog",
          "qemu_options": ["-icount", "shift=6"]}
 SAVED_CONTRACT = "minimal-1"  # which a VDUSE device covers
+PEER, PEER_MAC = "10.77.0.1", "52:54:00:1a:b2:00"  # it knows them, and asks nobody: it only answers
+
+
+def saved_carrier_changes():
+    return int((SAVED_FILES / "carrier_changes").read_text())
 
 
 def guest_files(folder, kvm=True):

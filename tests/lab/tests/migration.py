@@ -86,9 +86,13 @@ class World:
 
     def seen(self):
         """Frames that have come to the network, by host and kind of path."""
-        counters = {place: pathlib.Path(f"/sys/class/net/{interface}/statistics/rx_packets")
-                    for place, interface in self.interface.items()}
-        return {place: int(path.read_text()) if path.exists() else 0 for place, path in counters.items()}
+        def count(interface):
+            try:
+                return int(pathlib.Path(f"/sys/class/net/{interface}/statistics/rx_packets").read_text())
+            except FileNotFoundError:  # its daemon has not made it yet
+                return 0
+
+        return {place: count(interface) for place, interface in self.interface.items()}
 
     def wait_answers(self, kind):
         """The guest is served by that and by nothing else, and answers by it."""

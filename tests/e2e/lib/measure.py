@@ -59,6 +59,12 @@ class Pinger:
             times = list(self._replies)
         return max((b - a - self.interval for a, b in zip(times, times[1:]) if b >= start and a <= end), default=0.0)
 
+    def gaps(self, longer):
+        """(begin, end) of each time of so many seconds without a reply."""
+        with self._changed:
+            times = list(self._replies)
+        return [(a, b) for a, b in zip(times, times[1:]) if b - a > longer]
+
     def stop(self):
         """Ends it, waiting for the last replies; then sent, received, lost and duplicates are known."""
         self._process.signal(signal.SIGTERM)

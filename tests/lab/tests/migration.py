@@ -152,6 +152,8 @@ def test_from_a_vf_to_a_vdpa_device_and_back(world):
         assert world.guest.carrier_changes() == saved_carrier_changes()
     finally:
         world.logs()
+        for begin, end in world.pings.gaps(1):
+            print(f"no answer from {time.strftime('%H:%M:%S', time.gmtime(begin + offset))} for {end - begin:.1f} s")
     world.pings.stop()
     print(f"{world.pings.lost} of {world.pings.sent} pings each {PING_MS} ms lost", flush=True)
     assert world.pings.duplicates == 0

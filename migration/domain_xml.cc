@@ -1,8 +1,10 @@
 #include "migration/domain_xml.h"
 
+#include <climits>
 #include <pugixml.hpp>
 #include <sstream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace everport::migration {
@@ -22,6 +24,13 @@ absl::Status Load(const std::string& xml, pugi::xml_document& document) {
 
 std::string Attribute(const pugi::xml_node& node, const char* name) {
   return node.attribute(name).value();
+}
+
+// What is no number, or too large a one, becomes the largest: whoever uses it says that it is out of range.
+unsigned Number(const pugi::xml_node& node, const char* name, unsigned otherwise) {
+  unsigned number = 0;
+  if (!node.attribute(name)) return otherwise;
+  return absl::SimpleAtoi(Attribute(node, name), &number) ? number : UINT_MAX;
 }
 
 // A cell that says nothing is what the whole domain says.
@@ -56,7 +65,9 @@ absl::StatusOr<Domain> ParseDomain(const std::string& xml) {
     const pugi::xml_node source = interface.child("source");
     domain.nics.push_back({.socket = Attribute(source, "path"),
                            .mac = Attribute(interface.child("mac"), "address"),
-                           .server = Attribute(source, "mode") == "server"});
+                           .server = Attribute(source, "mode") == "server",
+                           .queue_pairs = Number(interface.child("driver"), "queues", 1),
+                           .mtu = Number(interface.child("mtu"), "size", 0)});
   });
   return domain;
 }

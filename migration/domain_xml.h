@@ -1,12 +1,12 @@
 #pragma once
 
-// What the workflow reads from, and changes in, libvirt's XML of a domain. Pure; any thread.
+// What is read from, and changed in, libvirt's XML of a domain. Pure; any thread.
 
 #include <map>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "migration/workflow.h"
+#include "migration/domain.h"
 
 namespace everport::migration {
 

@@ -1,15 +1,8 @@
 #include "migration/libvirt_client.h"
 
-#include <dlfcn.h>
-#include <libvirt/libvirt.h>
-#include <libvirt/virterror.h>
-
 #include <algorithm>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -17,138 +10,23 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "migration/domain_xml.h"
+#include "migration/libvirt_library.h"
 
 namespace everport::migration {
 namespace {
 
+using libvirt::Connect;
+using libvirt::Connection;
+using libvirt::DomainRef;
+using libvirt::LastError;
+using libvirt::Lib;
+using libvirt::LibvirtError;
+using libvirt::Load;
+using libvirt::StatusOf;
+using libvirt::Waited;
+
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr absl::Duration kOwnCleanup = absl::Seconds(5);  // libvirt removes by itself what a failed migration has left
-
-#define EVERPORT_LIBVIRT_FUNCTIONS(X)                                                                         \
-  X(virConnectClose)                                                                                          \
-  X(virConnectOpen)                                                                                           \
-  X(virConnectSetKeepAlive) X(virDomainAbortJob) X(virDomainDestroy) X(virDomainFree) X(virDomainGetJobStats) \
-      X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString) X(virDomainGetXMLDesc)               \
-          X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString)                    \
-              X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume)                   \
-                  X(virEventRegisterDefaultImpl) X(virEventRunDefaultImpl) X(virGetLastErrorCode)             \
-                      X(virGetLastErrorMessage) X(virSetErrorFunc) X(virTypedParamsAddString)                 \
-                          X(virTypedParamsAddULLong) X(virTypedParamsFree) X(virTypedParamsGetULLong)
-
-struct Lib {
-#define X(name) decltype(&::name) name = nullptr;  // NOLINT(bugprone-macro-parentheses): it is a declaration
-  EVERPORT_LIBVIRT_FUNCTIONS(X)
-#undef X
-};
-
-void KeepQuiet(void*, virErrorPtr) {}
-
-// The event loop, which watches whether the hosts are alive, runs until the process ends.
-absl::StatusOr<const Lib*> Load() {
-  static const Lib* loaded = nullptr;
-  if (loaded) return loaded;
-  void* const handle = ::dlopen("libvirt.so.0", RTLD_NOW);
-  if (!handle) {
-    return absl::UnavailableError(
-        absl::StrCat("libvirt's library is missing (", ::dlerror(), "); apt-get install libvirt0"));
-  }
-  auto lib = std::make_unique<Lib>();
-#define X(name) lib->name = reinterpret_cast<decltype(lib->name)>(::dlsym(handle, #name));
-  EVERPORT_LIBVIRT_FUNCTIONS(X)
-#undef X
-  const char* missing = nullptr;
-#define X(name) \
-  if (!lib->name) missing = #name;
-  EVERPORT_LIBVIRT_FUNCTIONS(X)
-#undef X
-  if (missing)
-    return absl::UnavailableError(absl::StrCat("libvirt.so.0 has no ", missing, "; install a newer libvirt0"));
-  lib->virSetErrorFunc(nullptr, KeepQuiet);
-  if (lib->virEventRegisterDefaultImpl() < 0) return absl::InternalError("libvirt: no event loop");
-  loaded = lib.release();
-  std::thread([] {
-    while (loaded->virEventRunDefaultImpl() >= 0) {
-    }
-  }).detach();
-  return loaded;
-}
-
-struct LibvirtError {
-  int code = 0;
-  std::string text;
-};
-LibvirtError LastError(const Lib& lib) {  // of this thread
-  return {lib.virGetLastErrorCode(), lib.virGetLastErrorMessage()};
-}
-
-absl::Status StatusOf(const LibvirtError& error, const std::string& what, const std::string& mend = "") {
-  const std::string text = absl::StrCat(what, ": ", error.text, mend.empty() ? "" : "; ", mend);
-  switch (error.code) {
-    case VIR_ERR_NO_DOMAIN:
-      return absl::NotFoundError(text);
-    case VIR_ERR_OPERATION_ABORTED:
-      return absl::CancelledError(text);
-    case VIR_ERR_AUTH_FAILED:
-    case VIR_ERR_ACCESS_DENIED:
-      return absl::PermissionDeniedError(text);
-    default:
-      return absl::FailedPreconditionError(text);
-  }
-}
-
-using Connection = std::shared_ptr<virConnect>;
-using DomainRef = std::shared_ptr<virDomain>;
-
-// A call of libvirt's that nothing ends, on a thread that is left to itself when its time is over.
-template <typename Result>
-class Waited {
- public:
-  template <typename Call>
-  explicit Waited(Call call) : state_(std::make_shared<State>()) {
-    std::thread([state = state_, call = std::move(call)] {
-      Result result = call();
-      const std::lock_guard lock(state->mutex);
-      state->result = std::move(result);
-      state->done.notify_all();
-    }).detach();
-  }
-  // Null if it has not ended within that time.
-  std::optional<Result> Wait(absl::Duration time) {
-    std::unique_lock lock(state_->mutex);
-    state_->done.wait_for(lock, absl::ToChronoMilliseconds(time), [&] { return state_->result.has_value(); });
-    return std::exchange(state_->result, std::nullopt);
-  }
-
- private:
-  struct State {
-    std::mutex mutex;
-    std::condition_variable done;
-    std::optional<Result> result;
-  };
-  std::shared_ptr<State> state_;
-};
-
-absl::StatusOr<Connection> Connect(const Lib& lib, const std::string& uri, absl::Duration timeout) {
-  using Opened = std::pair<Connection, LibvirtError>;
-  Waited<Opened> attempt([&lib, uri]() -> Opened {
-    virConnect* const connection = lib.virConnectOpen(uri.c_str());
-    if (!connection) return {nullptr, LastError(lib)};
-    return {Connection(connection, lib.virConnectClose), {}};
-  });
-  const auto opened = attempt.Wait(timeout);
-  const std::string what = absl::StrCat("libvirt at ", uri);
-  const std::string mend = "is its libvirtd running, and is that its URI?";
-  if (!opened) {
-    return absl::DeadlineExceededError(
-        absl::StrCat(what, ": no answer within ", absl::FormatDuration(timeout), "; ", mend));
-  }
-  if (!opened->first) return StatusOf(opened->second, what, mend);
-  // A host that dies, or stops, ends the calls that wait for it. Older ones than libvirt 0.9.8 do not know it.
-  const unsigned count = 4;
-  const auto interval = std::max<int64_t>(1, absl::ToInt64Seconds(timeout) / (count + 1));
-  (void)lib.virConnectSetKeepAlive(opened->first.get(), static_cast<int>(interval), count);
-  return opened->first;
-}
 
 class TypedParams {
  public:

@@ -14,22 +14,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "migration/domain.h"
 
 namespace everport::migration {
-
-// A vhostuser interface of a domain.
-struct Nic {
-  std::string socket, mac;
-  bool server = true;  // QEMU listens; as the client of it, QEMU has no place for the keeper
-  bool operator==(const Nic&) const = default;
-};
-
-struct Domain {
-  std::string name;
-  bool running = false;
-  bool shared_memory = false;
-  std::vector<Nic> nics;
-};
 
 // A port as its daemon's API tells of it.
 struct PortView {

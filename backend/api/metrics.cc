@@ -237,6 +237,20 @@ void CollectListener(const ServiceApi& service, std::vector<MetricFamily>& out) 
       .AppendTo(out);
 }
 
+void CollectLibvirt(const ServiceApi& service, std::vector<MetricFamily>& out) {
+  const std::optional<LibvirtView> libvirt = service.Libvirt();
+  if (!libvirt) return;
+  Gauge("everport_libvirt_connected", "1 while libvirt tells of its domains.")
+      .Add({}, libvirt->connected)
+      .AppendTo(out);
+  Gauge("everport_libvirt_ports", "Ports of libvirt's domains.")
+      .Add({}, static_cast<double>(libvirt->ports))
+      .AppendTo(out);
+  Gauge("everport_libvirt_refused_interfaces", "Interfaces in the folder of the sockets that get no port.")
+      .Add({}, static_cast<double>(libvirt->refused))
+      .AppendTo(out);
+}
+
 }  // namespace
 
 std::vector<MetricFamily> CollectMetrics(const ServiceApi& service) {
@@ -244,6 +258,7 @@ std::vector<MetricFamily> CollectMetrics(const ServiceApi& service) {
   const std::vector<PortView> ports = service.Ports();
   CollectDaemon(service, families);
   CollectListener(service, families);
+  CollectLibvirt(service, families);
   CollectPortStates(ports, families);
   CollectPortCounters(ports, families);
   CollectSwitchGaps(ports, families);

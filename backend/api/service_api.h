@@ -73,8 +73,9 @@ struct QueueView {
 
 struct PortView {
   PortConfig config;
-  std::string state;   // "waiting" | "connected" | "running"
-  std::string reason;  // what it waits for, or what went wrong last; empty if nothing
+  std::string state;            // "waiting" | "connected" | "running"
+  std::string reason;           // what it waits for, or what went wrong last; empty if nothing
+  std::string origin = "file";  // where it comes from: "file", "api", "libvirt domain vm1"
   PathView path;
   std::vector<UplinkView> uplinks;
   std::vector<QueueView> queues;
@@ -122,6 +123,7 @@ struct StartupView {  // milliseconds of the last start, for the operator who as
 struct HealthView {
   bool ready = false;                 // control loop and pollers alive, keeper connected (or keeper = false)
   std::string keeper;                 // "connected" | "not connected: …" | "off"
+  std::string libvirt = "off";        // the same; guests are served without it
   std::vector<std::string> problems;  // one line each, with the mend
   StartupView startup;
 };
@@ -135,6 +137,17 @@ struct ListenerView {
   std::vector<std::pair<std::string, uint64_t>> refused;  // by cause, all causes there are
   std::vector<std::string> problems;                      // for HealthView
 };
+
+// libvirt's domains ([libvirt]).
+struct LibvirtView {
+  std::string uri, socket_folder;
+  bool connected = false;
+  std::string trouble;  // why not
+  size_t ports = 0;     // of domains
+  size_t refused = 0;   // interfaces in the folder that get none
+};
+// What problems of it begin with.
+inline constexpr const char* kLibvirtProblem = "libvirt: ";
 
 struct EventView {
   uint64_t id = 0;
@@ -169,6 +182,8 @@ class ServiceApi {
   virtual HealthView Health() const = 0;
   // Nothing: it is not configured.
   virtual std::optional<ListenerView> Listener() const { return std::nullopt; }
+  // Nothing: it is not configured.
+  virtual std::optional<LibvirtView> Libvirt() const { return std::nullopt; }
   virtual std::vector<EventView> RecentEvents() const = 0;  // oldest first, the last 1024
   // Calls listener for each event from now on, on the control thread, until Unsubscribe(id).
   virtual int SubscribeEvents(std::function<void(const EventView&)> listener) = 0;

@@ -107,12 +107,14 @@ void ExamineDaemon(const DoctorFacts& facts, std::vector<Finding>& findings) {
     const char* mend = keeper.find(';') == std::string::npos ? "; start it: systemctl start everport-keeper" : "";
     findings.push_back({Level::kFail, "keeper", absl::StrCat(keeper.empty() ? "not connected" : keeper, mend)});
   }
+  if (facts.health->libvirt == "connected") findings.push_back({Level::kOk, "libvirt", "connected"});
   for (const std::string& problem : facts.health->problems) {
     if (SaidElsewhere(facts, problem)) continue;
-    const absl::string_view config = "configuration: ";
-    const bool of_config = absl::StartsWith(problem, config);
-    findings.push_back(
-        {Level::kWarn, of_config ? "configuration" : "everportd", of_config ? problem.substr(config.size()) : problem});
+    const auto about = [&](absl::string_view label) { return absl::StartsWith(problem, label); };
+    const absl::string_view config = "configuration: ", libvirt = "libvirt: ";
+    const char* const object = about(config) ? "configuration" : about(libvirt) ? "libvirt" : "everportd";
+    const size_t label = about(config) ? config.size() : about(libvirt) ? libvirt.size() : 0;
+    findings.push_back({Level::kWarn, object, problem.substr(label)});
   }
 }
 

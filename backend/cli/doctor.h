@@ -33,6 +33,7 @@ struct DoctorHealth {
   bool ready = false;
   std::string keeper;
   std::vector<std::string> problems;
+  std::string libvirt = {};  // "off", "connected", "not connected: …"
 };
 
 struct DoctorFacts {

@@ -57,7 +57,8 @@ void AskDaemon(const Client& client, DoctorFacts& facts) {
     facts.api_error = std::string(health.status().message());
     return;
   }
-  facts.health = DoctorHealth{Text(*health, "/ready") == "true", Text(*health, "/keeper"), {}};
+  facts.health =
+      DoctorHealth{Text(*health, "/ready") == "true", Text(*health, "/keeper"), {}, Text(*health, "/libvirt")};
   if (const auto* problems = health->is_object() ? health->get_object().if_contains("problems") : nullptr;
       problems && problems->is_array()) {
     for (const value& problem : problems->get_array()) facts.health->problems.push_back(Text(problem, ""));

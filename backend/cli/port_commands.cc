@@ -144,6 +144,7 @@ void PrintPort(std::ostream& out, const value& port) {
   const std::string path = PathText(port);
   line("path         ",
        absl::StrCat(path.empty() ? "none" : absl::StrCat(path, " (", Text(port, "/path/mode"), ")"), WhyPath(port)));
+  line("origin       ", Text(port, "/origin"));
   line("socket       ", Text(port, "/socket"));
   line("mac          ", Text(port, "/mac"));
   line("mtu          ", Text(port, "/mtu"));

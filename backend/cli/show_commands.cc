@@ -76,6 +76,9 @@ void PrintHealth(std::ostream& out, const value& health, bool ready) {
   out << "ready     " << (ready ? "yes" : "no") << "\n"
       << "daemon    " << Text(health, "/daemon") << ", version " << Text(health, "/version") << "\n"
       << "keeper    " << Text(health, "/keeper") << "\n"
+      << (Text(health, "/libvirt").empty() || Text(health, "/libvirt") == "off"
+              ? ""
+              : absl::StrCat("libvirt   ", Text(health, "/libvirt"), "\n"))
       << "start-up  " << ms("total") << " ms: EAL " << ms("eal") << ", uplinks " << ms("uplinks") << ", replay "
       << ms("replay") << "\n";
   const auto* problems = health.as_object().if_contains("problems");
@@ -105,18 +108,12 @@ absl::Status ShowPorts(const Client& client) {
                {"DROPS", true},
                {"NODE", true},
                {"POLLER", true},
+               {"ORIGIN"},
                {"NOTE"}});
   return ShowList(client, "/v1/ports", std::move(table), [](const value& port) -> std::vector<std::string> {
-    return {Text(port, "/name"),
-            Text(port, "/state"),
-            PathText(port),
-            Text(port, "/path/mode"),
-            Text(port, "/rx_packets"),
-            Text(port, "/tx_packets"),
-            Text(port, "/drops"),
-            IndexText(port, "/numa_node"),
-            IndexText(port, "/poller"),
-            NoteText(port)};
+    return {Text(port, "/name"),        Text(port, "/state"),      PathText(port),       Text(port, "/path/mode"),
+            Text(port, "/rx_packets"),  Text(port, "/tx_packets"), Text(port, "/drops"), IndexText(port, "/numa_node"),
+            IndexText(port, "/poller"), Text(port, "/origin"),     NoteText(port)};
   });
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // The rules of a configuration, and how a breach of one is worded; shared by the TOML file, the JSON body and
-// CheckPort. Internal to everport_config. Pure; any thread.
+// CheckPort. For everport_config, and for who makes ports by its rules. Pure; any thread.
 
 #include <cstdint>
 #include <functional>

@@ -56,6 +56,26 @@ struct ListenConfig {
   bool operator==(const ListenConfig&) const = default;
 };
 
+// [libvirt]: ports that come and go with libvirt's domains. In device and bridge of an uplink {port} stands for the
+// port's name, {domain} for the domain's, {mac} for the interface's address in 12 hexadecimal digits, {n} for its
+// number among the domain's vhostuser interfaces, from 0.
+struct LibvirtConfig {
+  std::string uri = "qemu:///system";
+  std::string socket_folder;  // absolute, without a slash at its end: interfaces whose sockets lie directly in it
+  std::string contract = "everport-1";
+  uint16_t mtu = 1500;  // of interfaces that say none
+  uint32_t failback_delay_ms = 5000;
+  std::vector<UplinkConfig> uplinks;  // at least one; order is preference
+  bool operator==(const LibvirtConfig&) const = default;
+};
+// The uplinks of such a port. FailedPrecondition, "cause; mend", if the domain's name cannot stand in one.
+struct UplinkNames {
+  std::string port, domain, mac;
+  size_t number = 0;
+};
+absl::StatusOr<std::vector<UplinkConfig>> FillUplinks(const std::vector<UplinkConfig>& templates,
+                                                      const UplinkNames& names);
+
 struct DaemonConfig {
   std::string name = "everport";
   std::string run_dir = "/run/everport";
@@ -73,6 +93,7 @@ struct Config {
   DaemonConfig daemon;
   ContractSet contracts;          // the built-in ones, then each [[contract]] in file order
   std::vector<PortConfig> ports;  // in file order, names and sockets distinct
+  std::optional<LibvirtConfig> libvirt;
   bool operator==(const Config&) const = default;
 };
 

@@ -224,12 +224,17 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& ori
     return config::SyntaxError(origin, error.source().begin.line, config::View(error.description()));
   }
   const config::Table root(source, tree.as_object(), "");
-  root.AllowOnly({"daemon", "contract", "port"});
+  root.AllowOnly({"daemon", "contract", "port", "libvirt"});
   Config result;
   const boost::json::object* daemon = root.TableAt("daemon");
   result.daemon = config::ReadDaemon(config::Table(source, daemon ? *daemon : boost::json::object(), "daemon"));
   result.contracts = config::ReadContracts(root);
   config::ReadPorts(root, result);
+  if (const auto* libvirt = root.TableAt("libvirt")) {
+    const bool contracts_known = !source.Failed("contract");
+    result.libvirt =
+        config::ReadLibvirt(config::Table(source, *libvirt, "libvirt"), contracts_known ? &result.contracts : nullptr);
+  }
   if (!source.ok()) return source.all();
   return result;
 }

@@ -257,6 +257,15 @@ UplinkConfig ReadUplink(const Table& table) {
 
 }  // namespace
 
+std::vector<UplinkConfig> ReadUplinks(const Table& table, absl::string_view toml) {
+  std::vector<UplinkConfig> uplinks;
+  for (const auto* uplink : table.TablesAt("uplink", toml)) {
+    const std::string path = Join(table.PathOf("uplink"), uplinks.size());
+    uplinks.push_back(uplink ? ReadUplink(Table(table.source(), *uplink, path)) : UplinkConfig{});
+  }
+  return uplinks;
+}
+
 PortConfig ReadPort(const Table& table) {
   table.AllowOnly(
       {"name", "socket", "mac", "queue_pairs", "mtu", "contract", "failback_delay_ms", "postcopy", "uplink"});
@@ -269,11 +278,7 @@ PortConfig ReadPort(const Table& table) {
   table.Read("contract", port.contract);
   table.Read("failback_delay_ms", port.failback_delay_ms, kFailbackDelayMs);
   table.Read("postcopy", port.postcopy);
-  size_t index = 0;
-  for (const auto* uplink : table.TablesAt("uplink", "[[port.uplink]]")) {
-    const std::string path = Join(table.PathOf("uplink"), index++);
-    port.uplinks.push_back(uplink ? ReadUplink(Table(table.source(), *uplink, path)) : UplinkConfig{});
-  }
+  port.uplinks = ReadUplinks(table, "[[port.uplink]]");
   return port;
 }
 

@@ -108,6 +108,11 @@ std::string Describe(const boost::json::value& value);
 // [daemon.listen], with the faults of each key.
 ListenConfig ReadListen(const Table& table);
 
+// [libvirt], with the faults of each key. contracts: nullptr: not known.
+LibvirtConfig ReadLibvirt(const Table& table, const ContractSet* contracts);
+
+// The [[…uplink]] tables of a port, or of what is to be one; toml: how they are written.
+std::vector<UplinkConfig> ReadUplinks(const Table& table, absl::string_view toml);
 // One port, without the rules of FindProblem.
 PortConfig ReadPort(const Table& table);
 // The [[contract]] tables of the file, with the built-in contracts before them. Those with a fault are left out.

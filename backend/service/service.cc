@@ -34,6 +34,10 @@ Service::Service(boost::asio::io_context& io, Config config, std::string config_
       started_(started),
       store_(config_.daemon.state_dir),
       devices_(io),
+      libvirt_(io, config_.contracts, *this, store_, events_,
+               [](const LibvirtConfig& libvirt, std::function<void(migration::Sighting)> report) {
+                 return migration::WatchDomains({.uri = libvirt.uri}, std::move(report));
+               }),
       sample_timer_(io),
       health_timer_(io) {}
 
@@ -46,6 +50,7 @@ Service::~Service() {
 // Waits for the device thread while the pollers still serve the guests: what it holds up afterwards is no gap of
 // theirs.
 bool Service::Stop() {
+  libvirt_.Configure(std::nullopt);
   const bool idle = devices_.Finish(kStopWait);
   api_.reset();
   listener_.reset();
@@ -83,6 +88,7 @@ absl::Status Service::Start() {
   SampleLater();
   WatchHealth();
   WatchDevices();
+  libvirt_.Configure(config_.libvirt);
   if (config_.daemon.keeper) {
     KeeperClient::Listener& listener = *this;  // a private base, so named here
     keeper_ =
@@ -118,7 +124,8 @@ absl::Status Service::StartPollers() {
   return pollers_.Start(specs, config_.daemon.max_sleep_us);
 }
 
-// The file's ports, then those that the API added earlier. Of the latter one that clashes is left out, not the start.
+// The file's ports, then those that the API added earlier, then those of libvirt's domains. Of the latter two one that
+// clashes is left out, not the start.
 absl::Status Service::LoadPorts() {
   if (auto choices = store_.LoadChoices(); choices.ok()) {
     choices_ = std::move(*choices);
@@ -126,30 +133,33 @@ absl::Status Service::LoadPorts() {
     events_.Add("", "config", std::string(choices.status().message()), true);
   }
   for (const PortConfig& port : config_.ports) Create(port);
+  const auto add = [this](const PortConfig& port) {
+    std::vector<PortConfig> together = Configs();
+    together.push_back(port);
+    absl::Status status = CheckPorts(together, UnknownPeer::kAllow);
+    if (status.ok()) Create(port);
+    return status;
+  };
   absl::StatusOr<StateStore::Saved> saved = store_.Load(config_.contracts);
   if (!saved.ok()) {
     store_error_ = saved.status();
     events_.Add("", "config", std::string(store_error_.message()), true);
-    return absl::OkStatus();
+    saved.emplace();
   }
   left_out_ = std::move(saved->left_out);
   for (const PortConfig& port : saved->ports) {
     if (port.postcopy && !config_.daemon.keeper) {
-      left_out_.push_back({port.name, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
-      continue;
-    }
-    std::vector<PortConfig> together = Configs();
-    together.push_back(port);
-    if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
+      left_out_.push_back({port.name, port.socket, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
+    } else if (absl::Status status = add(port); status.ok()) {
+      api_ports_.insert(port.name);
+    } else {
       events_.Add(port.name, "config", absl::StrCat("saved port left out: ", std::string(status.message())), true);
-      continue;
     }
-    Create(port);
-    api_ports_.insert(port.name);
   }
   for (const StateStore::LeftOut& port : left_out_)
     events_.Add(port.name, "config", absl::StrCat("saved port left out: ", port.why), true);
-  ForgetStaleChoices();
+  libvirt_.Load(add);
+  if (store_error_.ok()) ForgetStaleChoices();
   return absl::OkStatus();
 }
 
@@ -260,10 +270,8 @@ void Service::TidyKeeper() {
         port->OnSession({session.spec.name, session.state, session.reason, session.postcopy});
       } else if (FindLeftOut(session.spec.name)) {
         events_.Add(session.spec.name, "keeper", "left out, but its guest's session is kept", true);
-      } else if (!store_error_.ok()) {
-        events_.Add(
-            session.spec.name, "keeper",
-            absl::StrCat("unknown, but its session is kept: it may be in ", std::string(store_error_.message())), true);
+      } else if (const std::string why = WhyKept(); !why.empty()) {
+        events_.Add(session.spec.name, "keeper", absl::StrCat("unknown, but its session is kept: ", why), true);
       } else {
         events_.Add(session.spec.name, "keeper", "no longer configured: its session is ended", true);
         keeper_->Send(RemoveRequest{session.spec.name}, [](absl::StatusOr<KeeperClient::Answer>) {});
@@ -271,6 +279,12 @@ void Service::TidyKeeper() {
     }
     NoteProgress();
   });
+}
+
+// Empty: what is not known to us is nobody's.
+std::string Service::WhyKept() const {
+  if (!store_error_.ok()) return absl::StrCat("it may be in ", std::string(store_error_.message()));
+  return libvirt_.unknown() ? "it may be that of a libvirt domain, of which nothing is known yet" : "";
 }
 
 // The start has ended when every guest that was running before is served again.
@@ -388,6 +402,7 @@ void Service::Sample() {
   NoteSlowDevice();
   if (!choices_error_.ok()) SaveChoices();
   for (const auto& port : ports_) port->CheckNetdevs();
+  libvirt_.Tick();
   const absl::Time now = absl::Now();
   const double period_ns = std::max(1.0, absl::ToDoubleNanoseconds(now - std::exchange(sampled_, now)));
   for (const auto& poller : pollers_.pollers()) {

@@ -19,6 +19,7 @@
 #include "backend/service/device_watch.h"
 #include "backend/service/event_log.h"
 #include "backend/service/keeper_client.h"
+#include "backend/service/libvirt_watcher.h"
 #include "backend/service/port.h"
 #include "backend/service/state_store.h"
 #include "numa/topology.h"
@@ -27,7 +28,7 @@ namespace everport {
 
 // The daemon: the port table and all that it stands on. Everything runs on the control thread, which is the one that
 // runs io; the pollers are its only other threads.
-class Service : public ServiceApi, private KeeperClient::Listener {
+class Service : public ServiceApi, private KeeperClient::Listener, private LibvirtWatcher::PortTable {
  public:
   // config: of config_path, which Reload reads again. started: when the process began, for the start-up figures.
   Service(boost::asio::io_context& io, Config config, std::string config_path, absl::Time started);
@@ -56,6 +57,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::vector<PlacementRow> Placement() const override;
   HealthView Health() const override;
   std::optional<ListenerView> Listener() const override { return listener_ ? listener_->View() : std::nullopt; }
+  std::optional<LibvirtView> Libvirt() const override { return libvirt_.View(); }
   std::vector<EventView> RecentEvents() const override { return events_.Recent(); }
   int SubscribeEvents(std::function<void(const EventView&)> listener) override {
     return events_.Subscribe(std::move(listener));
@@ -73,6 +75,11 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void OnSession(const SessionEvent& event) override;
   void OnAnnounce(const AnnounceEvent& event) override;
 
+  std::vector<PortConfig> OtherPorts() const override;
+  bool MayHaveGuest(const std::string& name) const override;
+  void MakeDomainPort(const PortConfig& port) override;
+  void RemoveDomainPort(const std::string& name) override;
+
   absl::Status StartPollers();
   absl::Status LoadPorts();
   everport::Port* FindPort(const std::string& name) const;
@@ -85,6 +92,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   void ReleaseHold();
   void TidyKeeper();
   void NoteProgress();
+  std::string WhyKept() const;
   StartupView Startup() const;
   void RefuseReload(const std::string& reason);
   void ReloadDaemon(const DaemonConfig& next);
@@ -131,6 +139,7 @@ class Service : public ServiceApi, private KeeperClient::Listener {
   std::vector<std::unique_ptr<everport::Port>> ports_;  // configuration order, then the API's
   std::set<std::string> api_ports_;                     // those that the API added
   std::unique_ptr<KeeperClient> keeper_;
+  LibvirtWatcher libvirt_;
   int attaching_ = 0;  // `add` requests without an answer yet
   std::set<std::string> reattached_;
   std::unique_ptr<ApiServer> api_;

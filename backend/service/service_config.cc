@@ -56,15 +56,48 @@ void Service::RemovePort(const std::string& name, Done done) {
   if (!FindPort(name))
     return done(absl::NotFoundError(
         absl::StrCat("port ", name, ": does not exist; `everportctl ports` lists those there are")));
-  if (!api_ports_.count(name)) {
+  const DomainPort* const of_domain = libvirt_.Find(name);
+  if (!of_domain && !api_ports_.count(name)) {
     return done(absl::FailedPreconditionError(absl::StrCat("port ", name, ": is in the configuration file ",
                                                            config_path_, "; take it out there and reload")));
   }
-  if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
+  if (!of_domain && !store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
+  const std::string whose = of_domain ? absl::StrCat(", which was that of ", DomainText(of_domain->domain)) : "";
+  const bool saved_by_us = !of_domain;
+  libvirt_.Release(PortConfig(FindPort(name)->config()));
   Drop(name);
   NoteChoice(name, std::nullopt);
-  events_.Add(name, "config", "removed by the API");
-  done(SaveApiPorts());
+  events_.Add(name, "config", absl::StrCat("removed by the API", whose));
+  done(saved_by_us ? SaveApiPorts() : absl::OkStatus());
+}
+
+std::vector<PortConfig> Service::OtherPorts() const {
+  std::vector<PortConfig> configs;
+  for (const auto& port : ports_) {
+    if (!libvirt_.Find(port->config().name)) configs.push_back(port->config());
+  }
+  for (const StateStore::LeftOut& port : left_out_) {
+    PortConfig& config = configs.emplace_back();
+    config.name = port.name;
+    config.socket = port.socket;
+  }
+  return configs;
+}
+
+// After a start the keeper has yet to say what sessions there are.
+bool Service::MayHaveGuest(const std::string& name) const {
+  const everport::Port* const port = FindPort(name);
+  return port && ((keeper_ && !sessions_known_) || port->View().state != "waiting");
+}
+
+void Service::MakeDomainPort(const PortConfig& port) {
+  Create(port);
+  Connect(port.name, [](absl::Status) {});  // what is amiss, the port says
+}
+
+void Service::RemoveDomainPort(const std::string& name) {
+  Drop(name);
+  NoteChoice(name, std::nullopt);
 }
 
 // Lets go of the guest, then of the uplinks, then of the session.
@@ -156,11 +189,13 @@ void Service::Reload() {
   if (!next.ok()) return RefuseReload(FirstFault(next.status()));
   std::vector<PortConfig> together = next->ports;
   for (const auto& port : ports_) {
-    if (api_ports_.count(port->config().name)) together.push_back(port->config());
+    const std::string& name = port->config().name;
+    if (api_ports_.count(name) || libvirt_.Find(name)) together.push_back(port->config());
   }
   if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) {
-    return RefuseReload(
-        absl::StrCat(config_path_, ": with the ports that the API added: ", std::string(status.message())));
+    return RefuseReload(absl::StrCat(config_path_, ": with the ports that the API added",
+                                     libvirt_.made().empty() ? "" : " and those of libvirt's domains", ": ",
+                                     std::string(status.message())));
   }
   if (absl::Status status = CheckContractsKept(Configs(), config_.contracts, together, next->contracts); !status.ok())
     return RefuseReload(absl::StrCat(config_path_, ": ", std::string(status.message())));
@@ -170,6 +205,9 @@ void Service::Reload() {
   Apply(next->ports);
   TakeInLeftOut();
   config_.ports = std::move(next->ports);
+  if (next->libvirt != config_.libvirt) events_.Add("", "config", "[libvirt] is another than before");
+  config_.libvirt = std::move(next->libvirt);
+  libvirt_.Configure(config_.libvirt);
 }
 
 // The listener's files may be new ones whatever the configuration says. Ports do not wait for what is wrong with them.

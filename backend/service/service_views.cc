@@ -18,6 +18,11 @@ std::vector<PortView> Service::Ports() const {
 
 PortView Service::ViewOf(const everport::Port& port) const {
   PortView view = port.View();
+  if (const DomainPort* const made = libvirt_.Find(view.config.name)) {
+    view.origin = absl::StrCat("libvirt ", DomainText(made->domain));
+  } else if (api_ports_.count(view.config.name)) {
+    view.origin = "api";
+  }
   if (unsaved_.count(view.config.name)) view.path.warning = ChoiceNotSaved();
   return view;
 }
@@ -75,6 +80,10 @@ HealthView Service::Health() const {
   if (const auto listener = Listener()) {
     health.problems.insert(health.problems.end(), listener->problems.begin(), listener->problems.end());
   }
+  if (const auto libvirt = libvirt_.View()) {
+    health.libvirt = libvirt->connected ? "connected" : "not connected: " + libvirt->trouble;
+  }
+  for (std::string& problem : libvirt_.Problems()) health.problems.push_back(std::move(problem));
   if (!EalHasHugepages() && config_.daemon.memory != DaemonConfig::Memory::kOrdinary)
     health.problems.push_back("memory: ordinary pages, which are slower; reserve hugepages and restart everportd");
   const auto slow = devices_.slow();

@@ -34,13 +34,11 @@ absl::Status WriteAll(int fd, const std::string& path, const std::string& text) 
   return fsync(fd) == 0 ? absl::OkStatus() : Failed(path, "fsync");
 }
 
-// Empty if it is no port's.
-std::string NameOf(const boost::json::value& port) {
+// A text of a port that does not parse otherwise; empty: there is none.
+std::string TextOf(const boost::json::value& port, const char* key) {
   const boost::json::object* const object = port.if_object();
-  const boost::json::value* const name = object ? object->if_contains("name") : nullptr;
-  if (!name || !name->is_string()) return "";
-  const std::string text(name->get_string());
-  return config::ValidName(text) ? text : "";
+  const boost::json::value* const text = object ? object->if_contains(key) : nullptr;
+  return text && text->is_string() ? std::string(text->get_string()) : "";
 }
 
 }  // namespace
@@ -82,12 +80,12 @@ absl::StatusOr<StateStore::Saved> StateStore::Load(const ContractSet& contracts)
       continue;
     }
     const std::string why = FirstFault(port.status());
-    const std::string name = NameOf(item);
-    if (name.empty()) {
+    const std::string name = TextOf(item, "name");
+    if (!config::ValidName(name)) {
       return absl::DataLossError(
           absl::StrCat(path(), ": port[", saved.ports.size() + saved.left_out.size(), "]: ", why));
     }
-    saved.left_out.push_back({name, json, std::string(absl::StripPrefix(why, absl::StrCat("port ", name, ": ")))});
+    saved.left_out.push_back({name, TextOf(item, "socket"), json, std::string(absl::StripPrefix(why, absl::StrCat("port ", name, ": ")))});
   }
   return saved;
 }
@@ -97,6 +95,39 @@ absl::Status StateStore::Save(const std::vector<PortConfig>& ports, const std::v
   for (const PortConfig& port : ports) array.push_back(boost::json::parse(PortToJson(port)));
   for (const LeftOut& port : left_out) array.push_back(boost::json::parse(port.json));
   return Replace(path(), boost::json::serialize(array) + "\n");
+}
+
+absl::StatusOr<std::vector<DomainPort>> StateStore::LoadDomainPorts(const ContractSet& contracts) const {
+  const auto text = Read(domains_path());
+  if (!text.ok()) return text.status();
+  if (!*text) return std::vector<DomainPort>{};
+  boost::system::error_code error;
+  const boost::json::value value = boost::json::parse(**text, error);
+  const absl::Status malformed = absl::DataLossError(absl::StrCat(
+      domains_path(), ": not a JSON array of libvirt's domains' ports; it is made anew from what libvirt says"));
+  if (error || !value.is_array()) return malformed;
+  std::vector<DomainPort> ports;
+  for (const boost::json::value& item : value.as_array()) {
+    const boost::json::object* const object = item.if_object();
+    const boost::json::value* const port = object ? object->if_contains("port") : nullptr;
+    const boost::json::value* const uuid = object ? object->if_contains("uuid") : nullptr;
+    const boost::json::value* const domain = object ? object->if_contains("domain") : nullptr;
+    if (!port || !uuid || !uuid->is_string() || !domain || !domain->is_string()) return malformed;
+    absl::StatusOr<PortConfig> config = PortFromJson(boost::json::serialize(*port), &contracts);
+    if (!config.ok())
+      return absl::DataLossError(absl::StrCat(domains_path(), ": [", ports.size(), "]: ", config.status().message()));
+    ports.push_back({*std::move(config), std::string(uuid->as_string()), std::string(domain->as_string())});
+  }
+  return ports;
+}
+
+absl::Status StateStore::SaveDomainPorts(const std::vector<DomainPort>& ports) const {
+  boost::json::array array;
+  for (const DomainPort& port : ports) {
+    array.push_back(boost::json::object{
+        {"port", boost::json::parse(PortToJson(port.config))}, {"uuid", port.uuid}, {"domain", port.domain}});
+  }
+  return Replace(domains_path(), boost::json::serialize(array) + "\n");
 }
 
 absl::StatusOr<StateStore::Choices> StateStore::LoadChoices() const {

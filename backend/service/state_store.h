@@ -8,12 +8,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/config/config.h"
+#include "backend/service/libvirt_ports.h"
 
 namespace everport {
 
-// What the API has said and the configuration file does not: under <state_dir>, in files that are replaced atomically.
-// ports.json, an array of port objects: those that were added. paths.json, an object of uplinks by port's name: those
-// that were chosen by hand.
+// What the API and libvirt have said and the configuration file does not: under <state_dir>, in files that are replaced
+// atomically. ports.json, an array of port objects: those that were added. paths.json, an object of uplinks by port's
+// name: those that were chosen by hand. libvirt.json, an array of objects: the ports of libvirt's domains, with whose
+// they are.
 class StateStore {
  public:
   explicit StateStore(std::string dir) : dir_(std::move(dir)) {}
@@ -21,8 +23,9 @@ class StateStore {
   // A port that cannot be served as it was saved: its contract is gone from the configuration, for one.
   struct LeftOut {
     std::string name;
-    std::string json;  // as it was saved
-    std::string why;   // and the mend, without the port's name
+    std::string socket;  // empty: it says none
+    std::string json;    // as it was saved
+    std::string why;     // and the mend, without the port's name
   };
   struct Saved {
     std::vector<PortConfig> ports;
@@ -33,6 +36,9 @@ class StateStore {
   absl::StatusOr<Saved> Load(const ContractSet& contracts) const;
   // After OkStatus the new content survives a power cut; otherwise the old file is as it was.
   absl::Status Save(const std::vector<PortConfig>& ports, const std::vector<LeftOut>& left_out = {}) const;
+
+  absl::StatusOr<std::vector<DomainPort>> LoadDomainPorts(const ContractSet& contracts) const;
+  absl::Status SaveDomainPorts(const std::vector<DomainPort>& ports) const;
 
   // Kind and device of each alone.
   using Choices = std::map<std::string, UplinkConfig>;
@@ -45,6 +51,7 @@ class StateStore {
 
   std::string path() const { return dir_ + "/ports.json"; }
   std::string choices_path() const { return dir_ + "/paths.json"; }
+  std::string domains_path() const { return dir_ + "/libvirt.json"; }
   const std::string dir_;
 };
 

@@ -25,6 +25,7 @@ class FakeService : public ServiceApi {
   HealthView health{.ready = true, .keeper = "connected", .problems = {}, .startup = {}};
   std::vector<EventView> events;
   std::optional<ListenerView> tcp;
+  std::optional<LibvirtView> libvirt;
   bool hold = false;
   std::vector<std::string> uplink_errors;   // of ports added from now on
   std::vector<std::function<void()>> held;  // answers not given yet
@@ -78,6 +79,7 @@ class FakeService : public ServiceApi {
   std::vector<PlacementRow> Placement() const override { return placement; }
   HealthView Health() const override { return health; }
   std::optional<ListenerView> Listener() const override { return tcp; }
+  std::optional<LibvirtView> Libvirt() const override { return libvirt; }
   std::vector<EventView> RecentEvents() const override { return events; }
   int SubscribeEvents(std::function<void(const EventView&)> listener) override {
     listeners_[++last_listener_] = std::move(listener);
@@ -110,6 +112,7 @@ class FakeService : public ServiceApi {
 // Two ports with distinct values everywhere, as a busy daemon shows them.
 inline void FillWithExample(FakeService& service) {
   PortView a;
+  a.origin = "libvirt domain vm1";
   a.config = {.name = "vm1-net0",
               .socket = "/run/vms/vm1-net0.sock",
               .mac = "52:54:00:00:00:02",

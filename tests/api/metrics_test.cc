@@ -8,6 +8,7 @@
 namespace everport {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -70,6 +71,16 @@ TEST(MetricsLabels, AreEscaped) {
   fakes::FakeService service;
   service.config.name = "a\"b\\c";
   EXPECT_THAT(MetricsText(service), HasSubstr(R"(daemon="a\"b\\c")"));
+}
+
+TEST(Metrics, LibvirtIsThereWhenItIsConfigured) {
+  fakes::FakeService service;
+  EXPECT_THAT(MetricsText(service), Not(HasSubstr("everport_libvirt")));
+  service.libvirt =
+      LibvirtView{.uri = "u", .socket_folder = "/v", .connected = true, .trouble = "", .ports = 3, .refused = 2};
+  EXPECT_THAT(MetricsText(service),
+              AllOf(HasSubstr("everport_libvirt_connected 1\n"), HasSubstr("everport_libvirt_ports 3\n"),
+                    HasSubstr("everport_libvirt_refused_interfaces 2\n")));
 }
 
 }  // namespace

@@ -57,10 +57,10 @@ TEST_F(CliTest, PortsIsATable) {
   EXPECT_EQ(result.err, "");
   EXPECT_EQ(
       result.out,
-      "NAME      STATE    PATH          MODE   RX-PACKETS  TX-PACKETS  DROPS  NODE  POLLER  NOTE\n"
-      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     15     0       1  "
+      "NAME      STATE    PATH          MODE   RX-PACKETS  TX-PACKETS  DROPS  NODE  POLLER  ORIGIN              NOTE\n"
+      "vm1-net0  running  1 tap:ep-vm1  relay        1234         500     15     0       1  libvirt domain vm1  "
       "fallback: vf 0000:3b:02.1 does not work: no such device\n"
-      "vm2       waiting  -             -               0           0      0     -       -  no QEMU listens yet\n");
+      "vm2       waiting  -             -               0           0      0     -       -  file                no QEMU listens yet\n");
 }
 
 TEST_F(CliTest, PortsSayWhatTheyWaitFor) {
@@ -162,6 +162,7 @@ TEST_F(CliTest, PortShowTellsAll) {
             "state        running\n"
             "path         1 tap:ep-vm1 (relay), fallback: vf 0000:3b:02.1 does not work: no such device; plug it in, "
             "or name another\n"
+            "origin       libvirt domain vm1\n"
             "socket       /run/vms/vm1-net0.sock\n"
             "mac          52:54:00:00:00:02\n"
             "mtu          1500\n"

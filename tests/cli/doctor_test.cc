@@ -334,6 +334,15 @@ TEST_F(DoctorTest, ARefusedReloadIsAboutTheConfiguration) {
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kWarn, "configuration", "not reloaded: f:3: port[0].mtu: ")));
 }
 
+TEST_F(DoctorTest, LibvirtsTroubleIsAboutLibvirt) {
+  facts.health->libvirt = "off";
+  EXPECT_THAT(Examine(facts), Not(Contains(Is(Level::kOk, "libvirt", ""))));
+  facts.health->libvirt = "connected";
+  facts.health->problems = {"libvirt: domain vm1: interface \"x\": no port: y; z"};
+  EXPECT_THAT(Examine(facts), AllOf(Contains(Is(Level::kOk, "libvirt", "connected")),
+                                    Contains(Is(Level::kWarn, "libvirt", "domain vm1: interface"))));
+}
+
 TEST_F(DoctorTest, InterfaceIsMissingOrDown) {
   uplink() = {UplinkKind::kAfPacket, "eth9", ""};
   EXPECT_THAT(Examine(facts), Contains(Is(Level::kFail, "port vm1 uplink 0", "network interface eth9 is missing")));

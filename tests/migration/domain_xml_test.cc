@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <climits>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 
@@ -48,6 +50,8 @@ constexpr char kDomain[] = R"(<domain type='qemu' id='1' xmlns:qemu='http://libv
     <interface type='vhostuser'>
       <mac address='52:54:00:00:00:04'/>
       <source type='unix' path='/run/vms/vm1-net1.sock' mode='client'/>
+      <driver queues='2'/>
+      <mtu size='1400'/>
     </interface>
     <channel type='unix'>
       <source mode='bind' path='/run/vms/vm1-net0.sock'/>
@@ -75,9 +79,16 @@ TEST(DomainXmlTest, ReadsTheVhostUserInterfaces) {
   const Domain domain = Parse(kDomain);
   EXPECT_EQ(domain.name, "vm1");
   EXPECT_TRUE(domain.shared_memory);
-  EXPECT_THAT(domain.nics, ElementsAre(Nic{"/run/vms/vm1-net0.sock", "52:54:00:00:00:02", true},
-                                       Nic{"/run/vms/vm1-net1.sock", "52:54:00:00:00:04", false}));
+  EXPECT_THAT(domain.nics, ElementsAre(Nic{"/run/vms/vm1-net0.sock", "52:54:00:00:00:02", true, 1, 0},
+                                       Nic{"/run/vms/vm1-net1.sock", "52:54:00:00:00:04", false, 2, 1400}));
   EXPECT_THAT(Parse(With("vhostuser", "user")).nics, IsEmpty());
+}
+
+TEST(DomainXmlTest, ANumberThatIsNoneIsOutOfAnyRange) {
+  for (const char* text : {"", "-1", "x", "99999999999", "1e3"}) {
+    const Domain domain = Parse(With("queues='2'", absl::StrCat("queues='", text, "'")));
+    EXPECT_EQ(domain.nics[1].queue_pairs, UINT_MAX) << text;
+  }
 }
 
 TEST(DomainXmlTest, SharedMemoryIsOfTheDomainOrOfEachCell) {

@@ -64,6 +64,25 @@ TEST_F(StateStoreTest, NoFileIsNoPorts) {
   EXPECT_TRUE(ports->ports.empty());
 }
 
+TEST_F(StateStoreTest, DomainsPortsAreSavedWithWhoseTheyAre) {
+  const StateStore store(dir_);
+  EXPECT_TRUE(store.LoadDomainPorts(BuiltInContracts()).value().empty());
+  const std::vector<DomainPort> ports = {{Port("a"), "uuid-1", "vm \"1\"\n"}, {Port("b"), "uuid-2", ""}};
+  ASSERT_TRUE(store.SaveDomainPorts(ports).ok());
+  EXPECT_EQ(store.LoadDomainPorts(BuiltInContracts()).value(), ports);
+  EXPECT_TRUE(store.Load(BuiltInContracts()).value().empty());
+}
+
+TEST_F(StateStoreTest, ABrokenRecordOfDomainsPortsNamesItself) {
+  for (const char* text :
+       {"[{", "{}", "[1]", "[{\"uuid\":\"u\",\"domain\":\"d\"}]", "[{\"uuid\":1,\"domain\":\"d\",\"port\":{}}]",
+        "[{\"uuid\":\"u\",\"domain\":\"d\",\"port\":{}}]"}) {
+    std::ofstream(dir_ + "/libvirt.json") << text;
+    const auto ports = StateStore(dir_).LoadDomainPorts(BuiltInContracts());
+    EXPECT_THAT(std::string(ports.status().message()), HasSubstr(dir_ + "/libvirt.json: ")) << text;
+  }
+}
+
 TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {
   const StateStore store(dir_ + "/deep/er");
   ASSERT_TRUE(store.Save({Port("a"), Port("b")}).ok());

@@ -22,8 +22,11 @@ mount --rbind /dev dev; mount -t proc proc proc; mount --rbind /sys sys; mount -
 for own in $OWN; do mount --bind "$HOST/root/$own" "$own"; done
 mkdir -p run/libvirt run/lock
 hostname "$NAME"
-chroot . /usr/sbin/libvirtd --config /etc/libvirt/libvirtd.conf &
-wait $!  # not exec: process 1 must reap the QEMUs that libvirtd lets go of, or it waits for them
+while :; do
+  chroot . /usr/sbin/libvirtd --config /etc/libvirt/libvirtd.conf &
+  wait $! || true  # not exec: process 1 must reap the QEMUs that libvirtd lets go of, or it waits for them
+  rm "$HOST/restart" || exit 1
+done
 """
 
 
@@ -88,6 +91,14 @@ class Libvirtd:
 
     def resume(self):
         os.kill(self._pid(), signal.SIGCONT)
+
+    def restart(self, timeout=60):
+        """As its service manager would: it stops, the guests run on, and another comes."""
+        before = self._pid()
+        (self.work / "restart").touch()
+        os.kill(before, signal.SIGTERM)
+        wait_until(lambda: not (self.work / "restart").exists() and self._answers(), timeout,
+                   f"libvirtd {self.name} is there again", interval=0.1)
 
     def _pid(self):
         """A child of the namespace's process 1, which is the child of what we have started; QEMUs are its children too."""

@@ -93,6 +93,20 @@ class ApiBackend:
         return self.everport.logs() + self.everport.ctl_text("events", "--no-follow", check=False).stdout
 
 
+class WatchingBackend:
+    """Keeper and daemon, without ports: they come with the domains."""
+
+    def __init__(self, host):
+        self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
+        # As Libvirtd has it, which comes later.
+        uri = f"qemu+unix:///system?socket={host.work}/virt/libvirt-sock"
+        self.everport.write_config(
+            f'[libvirt]\nuri = "{uri}"\nsocket_folder = "{host.work}"\n'
+            f'[[libvirt.uplink]]\nkind = "tap"\ndevice = "ep-{{port}}"\nbridge = "{host.net.bridge}"\n')
+
+    start, stop, logs = ApiBackend.start, ApiBackend.stop, ApiBackend.logs
+
+
 class Migration:
     """An everportctl migrate that runs. lines: what it has printed; with --json the last is the result."""
 
@@ -125,10 +139,10 @@ class Migration:
 
 
 class LibvirtHosts(Hosts):
-    """The port vm1 is at first on the first host alone."""
+    """The port vm1 is at first on the first host alone. backend: with WatchingBackend it comes with the domain."""
 
-    def __init__(self, purpose, files):
-        super().__init__(purpose, files, ApiBackend)
+    def __init__(self, purpose, files, backend=ApiBackend):
+        super().__init__(purpose, files, backend)
         try:
             for host, letter in zip(self.hosts, "ab"):
                 host.virt = Libvirtd(host, f"host-{letter}", files)
@@ -141,7 +155,8 @@ class LibvirtHosts(Hosts):
         for host in self.hosts:
             host.backend.start()
             host.virt.start()
-        self.add_port(self.hosts[0])
+        if isinstance(self.hosts[0].backend, ApiBackend):
+            self.add_port(self.hosts[0])
         self.create(self.hosts[0], nic_socket=self.hosts[0].socket)
         self.guest = DomainGuest(self.hosts[0], DOMAIN)
         self.guest.wait_booted()

@@ -149,7 +149,8 @@ absl::Status Service::LoadPorts() {
   left_out_ = std::move(saved->left_out);
   for (const PortConfig& port : saved->ports) {
     if (port.postcopy && !config_.daemon.keeper) {
-      left_out_.push_back({port.name, port.socket, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
+      left_out_.push_back(
+          {port.name, port.socket, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
     } else if (absl::Status status = add(port); status.ok()) {
       api_ports_.insert(port.name);
     } else {

@@ -85,7 +85,8 @@ absl::StatusOr<StateStore::Saved> StateStore::Load(const ContractSet& contracts)
       return absl::DataLossError(
           absl::StrCat(path(), ": port[", saved.ports.size() + saved.left_out.size(), "]: ", why));
     }
-    saved.left_out.push_back({name, TextOf(item, "socket"), json, std::string(absl::StripPrefix(why, absl::StrCat("port ", name, ": ")))});
+    saved.left_out.push_back(
+        {name, TextOf(item, "socket"), json, std::string(absl::StripPrefix(why, absl::StrCat("port ", name, ": ")))});
   }
   return saved;
 }

@@ -14,52 +14,83 @@ import pytest
 
 from lib.measure import median
 from lib.migration import EverportBackend, Hosts, TestpmdBackend
-from lib.timed import bar
+from lib.timed import bar, beside_peer
 
 MIGRATIONS = int(os.environ.get("EVERPORT_MIGRATIONS", "6"))
 RATE = int(os.environ.get("EVERPORT_MIGRATION_RATE", "25000000"))
 SETTLE_S = 0.5
 FIRST_PACKET_MS = 10
+BESIDE_PEER = 1.05
 
 
-def move_about(hosts, migrations):
-    """Under a checksummed TCP stream and pings each 10 ms; (downtimes in ms, pings lost in all)."""
-    pings = hosts.pinger()
-    pings.wait_reply(0, 20)
+class Account:
+    """What the migrations of one backend came to."""
+
+    def __init__(self):
+        self.downtimes = []  # ms, by QEMU
+        self.lost = 0  # pings
+        self.stall = 0.0  # ms, of the TCP stream
+        self.megabytes = 0.0
+        self.broken = 0  # how often a guest's network did not come back after a migration; such a one is not in the rest
+
+
+def move_about(hosts, account):
+    """Under a checksummed TCP stream and pings each 10 ms, until the account is full."""
     flow, receiver = hosts.flow_to_guest(3600, rate=RATE)
     progress = flow.wait_progress(0, 20)
-    downtimes = []
-    for number in range(1, migrations + 1):
+    while len(account.downtimes) < MIGRATIONS:
+        pings = hosts.pinger()
+        pings.wait_reply(progress, 20)
         moved = hosts.migrate()
-        assert moved.status == "completed", f"migration {number}: {moved}"
-        downtimes.append(moved.downtime_ms)
+        assert moved.status == "completed", f"migration {len(account.downtimes) + 1}: {moved}"
         # Traffic is back, and some more of it.
         progress = flow.wait_progress(pings.wait_reply(time.monotonic() + 0.05, 20) + SETTLE_S, 20)
         pings.wait_reply(progress, 20)
+        pings.stop()
+        assert pings.duplicates == 0
+        account.downtimes.append(moved.downtime_ms)
+        account.lost += pings.lost
     sent = flow.finish()
     assert sent["ok"] and json.loads(receiver.result(40).output)["ok"], sent
-    pings.stop()
-    return downtimes, pings, sent
+    account.stall = max(account.stall, sent["longest_stall_ms"])
+    account.megabytes += sent["bytes"] / 1e6
+
+
+def account_of(backend, guest_files, **options):
+    """A guest of the peer's that has lost its network is told and replaced: that it happens is no fault of ours, and what it
+    did until then counts. testpmd does so now and then with packed rings."""
+    account = Account()
+    while len(account.downtimes) < MIGRATIONS:
+        with Hosts("mig", guest_files, backend, **options) as hosts:
+            hosts.start()
+            changes = hosts.guest.carrier_changes()
+            try:
+                move_about(hosts, account)
+            except TimeoutError as error:
+                account.broken += 1
+                if backend is EverportBackend or account.broken > MIGRATIONS:
+                    raise
+                print(f"\n{backend.name}: after {len(account.downtimes)} migrations: {str(error).splitlines()[0]}")
+                continue
+            if backend is EverportBackend:
+                assert hosts.guest.carrier_changes() == changes
+    return account
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
 def test_back_and_forth(guest_files, ring):
-    table = {}
-    for backend in (TestpmdBackend, EverportBackend):
-        with Hosts("mig", guest_files, backend, packed=ring == "packed") as hosts:
-            hosts.start()
-            changes = hosts.guest.carrier_changes()
-            downtimes, pings, sent = move_about(hosts, MIGRATIONS)
-            assert pings.duplicates == 0
-            if backend is EverportBackend:
-                assert hosts.guest.carrier_changes() == changes
-            table[backend.name] = (median(downtimes), max(downtimes), pings.lost, sent["longest_stall_ms"], sent["bytes"] / 1e6)
+    table = {backend.name: account_of(backend, guest_files, packed=ring == "packed")
+             for backend in (TestpmdBackend, EverportBackend)}
     print(f"\n{ring} rings, {MIGRATIONS} migrations each under TCP ({RATE / 1e6:.0f} MB/s) and pings each 10 ms\n"
-          "backend   downtime ms: median  longest  pings lost  longest TCP stall ms  TCP MB, every byte as sent")
-    for name, (middle, longest, lost, stall, megabytes) in table.items():
-        print(f"{name:9} {middle:19.0f} {longest:8.0f} {lost:11} {stall:21.0f} {megabytes:8.0f}")
+          "backend   downtime ms: median  longest  pings lost  longest TCP stall ms  TCP MB, every byte as sent  "
+          "guests without network")
+    for name, account in table.items():
+        print(f"{name:9} {median(account.downtimes):19.0f} {max(account.downtimes):8.0f} {account.lost:11} {account.stall:21.0f} "
+              f"{account.megabytes:27.0f} {account.broken:23}")
     ours, theirs = table["everport"], table["testpmd"]
-    print(f"everport/testpmd: downtime {ours[0] / theirs[0]:.2f}, pings lost {ours[2] / max(1, theirs[2]):.2f}")
+    downtime, lost = median(ours.downtimes) / median(theirs.downtimes), ours.lost / max(1, theirs.lost)
+    print(f"everport/testpmd: downtime {downtime:.2f}, pings lost {lost:.2f}")
+    assert max(downtime, lost) <= beside_peer(BESIDE_PEER)
 
 
 class FirstFrame(threading.Thread):

@@ -2,6 +2,7 @@
 the guest runs on at the source with its network, and the destination is as it was.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from lib.certificates import Ca
 from lib.libvirt_hosts import DOMAIN, LibvirtHosts
 from lib.process import wait_until
 from lib.stage import build_dir
@@ -78,6 +80,52 @@ def test_there_and_back(hosts):
         print(f"{downtime:13.0f} {total:9.1f} {megabytes:9.0f}")
     print(f"{pings.lost} of {pings.sent} pings lost; {sent['bytes'] / 1e6:.0f} MB of TCP, every byte as sent, "
           f"longest stall {sent['longest_stall_ms']:.0f} ms")
+
+
+def test_over_tls(hosts):
+    """The destination's daemon is asked over the network, as from one host to another."""
+    for _ in range(2):
+        result = hosts.move(tls=hosts.source.certificate, dest_api=hosts.target.backend.url)
+        assert (result["status"], result["guest"], result["left"]) == ("completed", "destination", [])
+        assert result["ports"][0]["created"] and result["ports"][0]["removed"]
+
+
+def test_over_tls_with_a_wrong_certificate(hosts):
+    """Known before anything is touched, and said by whose fault."""
+    url = hosts.target.backend.url
+    expired = hosts.ca.issue("expired", hosts.source.address, days=0)
+    other = Ca(hosts.work / "other-ca", "another CA").issue("stranger", hosts.source.address)
+    unknown = dataclasses.replace(other, ca=hosts.ca.file)
+    wait_until(lambda: not expired.lasts(), 10, "its last second is over")
+    refused(hosts, "the destination's daemon", "expired", dest_api=url, tls=expired)
+    refused(hosts, "the destination's daemon", url, "--ca", dest_api=url, tls=other)  # that CA is not the daemon's
+    refused(hosts, "the destination's daemon", url, "is not in the server's [daemon.listen] ca", dest_api=url, tls=unknown)
+    refused(hosts, "--cert: ", "cannot be read", dest_api=url, tls=dataclasses.replace(expired, file=hosts.work / "none.crt"))
+
+
+def test_the_destinations_daemon_hangs_before(hosts):
+    victim = hosts.target.backend.everport.daemon
+    victim.signal(signal.SIGSTOP)
+    try:
+        refused(hosts, "the destination's daemon", "api.sock", options=("--timeout", "5"))
+    finally:
+        victim.signal(signal.SIGCONT)
+
+
+def test_the_destinations_daemon_hangs_in_the_middle(hosts):
+    """What it was asked last it may do, or not, when it goes on: its port is named with what takes it away."""
+    victim = hosts.target.backend.everport
+    migration = hosts.begin("--bandwidth", "2", "--timeout", "5")
+    migration.wait_sending()
+    victim.daemon.signal(signal.SIGSTOP)
+    try:
+        assert migration.finish() == 1, migration.lines
+    finally:
+        victim.daemon.signal(signal.SIGCONT)
+    print("\n" + migration.error)
+    assert "the guest runs on at the source" in migration.error
+    assert f"left behind: port vm1 at {victim.run_dir}/api.sock, take it away with" in migration.error
+    victim.ctl("port", "remove", DOMAIN, check=False)
 
 
 def test_dry_run(hosts):

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 
+from .certificates import Ca
 from .everport import Everport
 from .guest import Guest
 from .libvirt import Libvirtd
@@ -75,11 +76,15 @@ class DomainGuest(Guest):
 
 class ApiBackend:
     """Keeper and daemon, without ports: they come by the API. Contracts: own-1, which is another on each host, and only-1 or
-    only-2, which the other has not."""
+    only-2, which the other has not. The API over TCP as well, for the hosts' certificates."""
+
+    PORT = 9440
 
     def __init__(self, host):
         lacks = ["VIRTIO_NET_F_GUEST_ANNOUNCE", "VIRTIO_F_RING_PACKED"][host.number]
-        self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
+        self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary",
+                                 listen=host.certificate.listen(f"{host.address}:{self.PORT}"))
+        self.url = f"https://{host.address}:{self.PORT}"
         self.everport.write_config(f'[[contract]]\nname = "own-1"\nwithout = ["{lacks}"]\n',
                                    f'[[contract]]\nname = "only-{host.number + 1}"\n')
 
@@ -142,7 +147,7 @@ class LibvirtHosts(Hosts):
     """The port vm1 is at first on the first host alone. backend: with WatchingBackend it comes with the domain."""
 
     def __init__(self, purpose, files, backend=ApiBackend):
-        super().__init__(purpose, files, backend)
+        super().__init__(purpose, files, self._certified(backend))
         try:
             for host, letter in zip(self.hosts, "ab"):
                 host.virt = Libvirtd(host, f"host-{letter}", files)
@@ -150,6 +155,15 @@ class LibvirtHosts(Hosts):
         except BaseException:
             self._closers.close()
             raise
+
+    def _certified(self, backend):
+        """A backend that finds its host with a certificate of a CA that both have."""
+        def make(host):
+            if host.number == 0:
+                self.ca = Ca(self.work / "ca")
+            host.certificate = self.ca.issue(f"hv{host.number + 1}", host.address)
+            return backend(host)
+        return make
 
     def start(self):
         for host in self.hosts:
@@ -181,16 +195,18 @@ class LibvirtHosts(Hosts):
         path.write_text(domain_xml(**xml))
         host.virt.virsh("create", path)
 
-    def begin(self, *arguments, options=(), json_output=False, domain=DOMAIN, to=None, dest_api=None):
-        """Starts everportctl migrate from where the guest is to the other host."""
+    def begin(self, *arguments, options=(), json_output=False, domain=DOMAIN, to=None, dest_api=None, tls=None):
+        """Starts everportctl migrate on the host where the guest is, to the other one. tls: the Certificate to show."""
         self.moves += 1
         there = self.target
         own = "--dest-uplink" in options
         start = [] if "--from" in options else ["--from", self.source.virt.uri]
         uplink = [] if own else ["--dest-uplink", f"tap:ep-{{port}},bridge={there.net.bridge}"]
         return Migration(
-            [build_dir() / "bin/everportctl", "--api", self.source.backend.everport.run_dir / "api.sock",
-             *(["--json"] if json_output else []), "migrate", domain, *start, "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
+            [*self.source.net.prefix(), build_dir() / "bin/everportctl",
+             "--api", self.source.backend.everport.run_dir / "api.sock",
+             *(["--json"] if json_output else []), *(tls.options() if tls else []), "migrate", domain, *start,
+             "--to", to or there.virt.uri, "--dest-api", dest_api or there.backend.everport.run_dir / "api.sock",
              "--dest-socket-dir", there.work, *uplink,
              "--migrate-uri", f"unix://{self.work}/to{self.moves}", *arguments, *options],
             self.work / f"migrate{self.moves}.log")
@@ -209,9 +225,9 @@ class LibvirtHosts(Hosts):
                 left = self.guest
         raise TimeoutError(f"{DOMAIN}: its agent does not answer on {self.source.virt.name}{self.guest.logs()}")
 
-    def move(self, *options):
+    def move(self, *options, **where):
         """A migration that must succeed; its result."""
-        migration = self.begin(*options, json_output=True)
+        migration = self.begin(*options, json_output=True, **where)
         assert migration.finish() == 0, migration.error
         self.arrive()
         return migration.result

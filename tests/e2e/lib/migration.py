@@ -106,7 +106,8 @@ class Host:
         self.work = net.work / letter
         self.work.mkdir()
         self.sockets = [self.work / f"vm{nic + 1}.sock" for nic in range(nics)]
-        self.net = Namespace(f"{purpose}{letter}", address=f"10.77.0.{11 + number}/24")
+        self.address = f"10.77.0.{11 + number}"
+        self.net = Namespace(f"{purpose}{letter}", address=f"{self.address}/24")
         net.join(self.net, letter)
         self.backend = backend(self, **options)
 

@@ -302,7 +302,7 @@ void GuestEndpoint::MarkSlots(int vid, const Vring& v, uint16_t from, uint16_t t
   const uint16_t first = from & 0x7fff, end = to & 0x7fff;
   if (from == to || v.place.desc == 0) return;
   const auto mark = [&](uint16_t start, uint16_t slots) {
-    rte_vhost_log_write(vid, v.place.desc + start * sizeof(PackedDesc), slots * sizeof(PackedDesc));
+    Mark(vid, {v.place.desc + start * sizeof(PackedDesc), slots * sizeof(PackedDesc)});
   };
   if (first < end) {
     mark(first, end - first);
@@ -315,11 +315,15 @@ void GuestEndpoint::MarkSlots(int vid, const Vring& v, uint16_t from, uint16_t t
 // librte_vhost asks for kicks, or for none, without marking where it wrote that.
 void GuestEndpoint::MarkEvents(int vid, const Vring& v) {
   if (v.place.used == 0) return;
-  rte_vhost_log_write(vid, v.place.used, sizeof(uint32_t));  // packed: all of it; split: flags
+  Mark(vid, {v.place.used, sizeof(uint32_t)});  // packed: all of it; split: flags
   if (!v.place.packed) {
     const uint64_t avail_event = offsetof(vring_used, ring) + sizeof(vring_used_elem) * v.place.size;
-    rte_vhost_log_write(vid, v.place.used + avail_event, sizeof(uint16_t));
+    Mark(vid, {v.place.used + avail_event, sizeof(uint16_t)});
   }
+}
+
+void GuestEndpoint::Mark(int vid, const GuestRange& range) {
+  log_gate_.Pass([&] { rte_vhost_log_write(vid, range.guest_phys_addr, range.bytes); });
 }
 
 void GuestEndpoint::SetNotification(bool on) {

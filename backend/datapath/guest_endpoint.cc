@@ -262,6 +262,28 @@ void GuestEndpoint::OnFeatures(uint64_t features) {
   hooks_.changed();
 }
 
+// After a SET_LOG_BASE that failed there is no AfterMessage, and the next message comes here.
+void GuestEndpoint::BeforeMessage(int vid, uint32_t request) {
+  constexpr uint32_t kSetLogBase = 6;  // vhost-user.rst, "Front-end message types"
+  AfterMessage(vid);
+  if (request == kSetLogBase) log_gate_.Close();
+}
+
+// The pollers have left out what they would have marked meanwhile.
+void GuestEndpoint::AfterMessage(int vid) {
+  if (log_gate_.Open() && logging()) MarkRings(vid);
+}
+
+// All that Mark is ever told of.
+void GuestEndpoint::MarkRings(int vid) {
+  for (uint16_t vring = 0; vring < max_vrings_; ++vring) {
+    const Place& place = vrings_[vring].place;
+    if (!(enabled_vrings() >> vring & 1) || place.desc == 0 || place.used == 0) continue;
+    for (const GuestRange& part : WrittenRingParts(place.packed != nullptr, place.size, place.desc, place.used))
+      Mark(vid, part);
+  }
+}
+
 // May come with the vring's write lock held: nothing here may wait for a poller.
 void GuestEndpoint::OnVringState(int vid, uint16_t vring, bool enabled) {
   if (vring >= max_vrings_ || retired_.load(std::memory_order_seq_cst)) return;

@@ -13,7 +13,9 @@
 #include "backend/datapath/endpoint.h"
 #include "backend/datapath/guest_rings.h"
 #include "backend/datapath/index_page_map.h"
+#include "backend/datapath/log_gate.h"
 #include "backend/keeper/index_page.h"
+#include "migration/dirty_log.h"
 #include "migration/feature_contract.h"
 
 struct rte_mempool;
@@ -92,6 +94,12 @@ class GuestEndpoint : public Endpoint {
   void OnFeatures(uint64_t features);  // VHOST_F_LOG_ALL alone may change while the device runs
   void OnConnection(bool connected);
   void OnVdpaRefused();
+  // Straight to QEMU: before and after librte_vhost takes a message. It may unmap the log it has for another.
+  void BeforeMessage(int vid, uint32_t request);
+  void AfterMessage(int vid);
+
+  // Any thread: there is no keeper between the front-end and librte_vhost.
+  bool straight() const { return !index_page_; }
 
   // Control thread; each is one consistent word.
   bool connected() const { return connected_.load(std::memory_order_acquire); }
@@ -150,6 +158,8 @@ class GuestEndpoint : public Endpoint {
   // Mark in the dirty log what librte_vhost does not (guest_bursts.cc says why).
   void MarkSlots(int vid, const Vring& v, uint16_t from, uint16_t to);
   void MarkEvents(int vid, const Vring& v);
+  void MarkRings(int vid);
+  void Mark(int vid, const GuestRange& range);
   void SkipUnreadableChain(int vid, uint16_t vring, uint16_t avail_position, uint16_t used_position);
   void NoteIncompleteChain(Vring& v, uint16_t position);
   void RememberMemory(int vid);
@@ -186,6 +196,7 @@ class GuestEndpoint : public Endpoint {
     size_t size;
     uint64_t guest_phys_addr;
   };
+  LogGate log_gate_;
   std::mutex device_mutex_;    // held while the device is looked into by the control thread, or goes away
   std::mutex offload_mutex_;   // never held over a call of librte_vhost's, which may hold its vrings' locks, or `stop`
   StopOffload stop_offload_;   // under offload_mutex_

@@ -4,6 +4,7 @@
 #include <rte_version.h>
 #include <rte_vhost.h>
 
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -53,8 +54,23 @@ int FeaturesChanged(int vid, uint64_t features) {
   if (auto guest = Find(vid)) guest->OnFeatures(features);
   return 0;
 }
+rte_vhost_msg_result BeforeMessage(int vid, void* message) {
+  uint32_t request = 0;  // a message begins with it
+  std::memcpy(&request, message, sizeof request);
+  if (auto guest = Find(vid)) guest->BeforeMessage(vid, request);
+  return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+rte_vhost_msg_result AfterMessage(int vid, void*) {
+  if (auto guest = Find(vid)) guest->AfterMessage(vid);
+  return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+constexpr rte_vhost_user_extern_ops kMessageOps = {BeforeMessage, AfterMessage};
+
 int NewConnection(int vid) {
-  if (auto guest = Find(vid)) guest->OnConnection(true);
+  const auto guest = Find(vid);
+  // The keeper never has a log exchanged while rings run.
+  if (guest && guest->straight() && rte_vhost_extern_callback_register(vid, &kMessageOps, nullptr) != 0) return -1;
+  if (guest) guest->OnConnection(true);
   return 0;
 }
 void DestroyConnection(int vid) {

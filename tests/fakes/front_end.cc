@@ -342,21 +342,36 @@ absl::Status FrontEnd::SendMemTable() {
   return TellBytes(Request::kSetMemTable, payload, fds, true);
 }
 
-absl::Status FrontEnd::StartLog() {
-  if (log_map_ == nullptr) {
-    log_bytes_ = (memory_->highest_gpa() / 4096 / 8 + 4096) & ~size_t{4095};
-    log_fd_.reset(::memfd_create("everport-test-log", MFD_CLOEXEC));
-    FAKES_REQUIRE(log_fd_.valid() && ::ftruncate(log_fd_.get(), static_cast<off_t>(log_bytes_)) == 0);
-    void* map = ::mmap(nullptr, log_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, log_fd_.get(), 0);
-    FAKES_REQUIRE(map != MAP_FAILED);
-    log_map_ = static_cast<uint8_t*>(map);
-  }
-  std::memset(log_map_, 0, log_bytes_);
+void FrontEnd::MakeLog() {
+  log_bytes_ = (memory_->highest_gpa() / 4096 / 8 + 4096) & ~size_t{4095};
+  log_fd_.reset(::memfd_create("everport-test-log", MFD_CLOEXEC));
+  FAKES_REQUIRE(log_fd_.valid() && ::ftruncate(log_fd_.get(), static_cast<off_t>(log_bytes_)) == 0);
+  void* map = ::mmap(nullptr, log_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, log_fd_.get(), 0);
+  FAKES_REQUIRE(map != MAP_FAILED);
+  log_map_ = static_cast<uint8_t*>(map);
+}
+
+// With LOG_SHMFD the back-end always answers SET_LOG_BASE.
+absl::Status FrontEnd::SendLog() {
   const vhost_user::LogBase log{.mmap_size = log_bytes_, .mmap_offset = 0};
   const int fds[] = {log_fd_.get()};
-  // With LOG_SHMFD the back-end always answers SET_LOG_BASE.
   if (auto s = socket_.SendValue(Request::kSetLogBase, log, fds); !s.ok()) return s;
-  if (auto reply = socket_.Receive(options_.reply_timeout); !reply.ok()) return reply.status();
+  return socket_.Receive(options_.reply_timeout).status();
+}
+
+absl::Status FrontEnd::RenewLog() {
+  uint8_t* const before = std::exchange(log_map_, nullptr);
+  MakeLog();
+  absl::Status status = SendLog();
+  for (size_t i = 0; i < log_bytes_; ++i) __atomic_fetch_or(&log_map_[i], before[i], __ATOMIC_RELAXED);
+  ::munmap(before, log_bytes_);
+  return status;
+}
+
+absl::Status FrontEnd::StartLog() {
+  if (log_map_ == nullptr) MakeLog();
+  std::memset(log_map_, 0, log_bytes_);
+  if (auto s = SendLog(); !s.ok()) return s;
   logging_ = true;
   if (auto s = SetFeatures(features_ | Bit(kVhostLogAll)); !s.ok()) return s;
   for (unsigned index = 0; index < bases_.size(); ++index) {

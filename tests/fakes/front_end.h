@@ -113,6 +113,7 @@ class FrontEnd {
   // While running.
   absl::Status SendMemTable();  // SET_MEM_TABLE again, live
   absl::Status StartLog();      // SET_LOG_BASE with a memfd, then SET_FEATURES with LOG_ALL, ADDR with F_LOG
+  absl::Status RenewLog();      // SET_LOG_BASE with another memfd; log() has what was marked in the one before
   absl::Status StopLog();       // SET_FEATURES without
   std::span<const uint8_t> log() const { return {log_map_, log_bytes_}; }  // one bit per 4 KiB page of guest physical
   void ClearLog() { std::memset(log_map_, 0, log_bytes_); }                // nobody may be writing to the guest
@@ -161,6 +162,8 @@ class FrontEnd {
   absl::StatusOr<uint64_t> AskU64(vhost_user::Request request);
   absl::Status SetFeatures(uint64_t features);
   absl::Status SetAddr(unsigned ring, bool acknowledge);
+  void MakeLog();
+  absl::Status SendLog();
   bool reply_ack() const { return protocol_ & Bit(vhost_user::kProtocolReplyAck); }
 
   FrontEndOptions options_;

@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "backend/base/log.h"
-#include "backend/config/check.h"
 #include "backend/datapath/eal.h"
 #include "backend/datapath/memory_guard.h"
 #include "migration/feature_contract.h"
@@ -134,9 +134,7 @@ absl::Status Service::LoadPorts() {
   }
   for (const PortConfig& port : config_.ports) Create(port);
   const auto add = [this](const PortConfig& port) {
-    std::vector<PortConfig> together = Configs();
-    together.push_back(port);
-    absl::Status status = CheckPorts(together, UnknownPeer::kAllow);
+    absl::Status status = CheckFits(port);
     if (status.ok()) Create(port);
     return status;
   };
@@ -148,13 +146,11 @@ absl::Status Service::LoadPorts() {
   }
   left_out_ = std::move(saved->left_out);
   for (const PortConfig& port : saved->ports) {
-    if (port.postcopy && !config_.daemon.keeper) {
-      left_out_.push_back(
-          {port.name, port.socket, PortToJson(port), absl::StrCat("postcopy: ", config::kPostcopyNeedsKeeper)});
-    } else if (absl::Status status = add(port); status.ok()) {
+    if (absl::Status status = add(port); status.ok()) {
       api_ports_.insert(port.name);
     } else {
-      events_.Add(port.name, "config", absl::StrCat("saved port left out: ", std::string(status.message())), true);
+      left_out_.push_back({port.name, port.socket, PortToJson(port),
+                           std::string(absl::StripPrefix(status.message(), absl::StrCat("port ", port.name, ": ")))});
     }
   }
   for (const StateStore::LeftOut& port : left_out_)
@@ -269,7 +265,8 @@ void Service::TidyKeeper() {
       if (session.state == SessionState::kRunning) awaited_.insert(session.spec.name);
       if (everport::Port* port = FindPort(session.spec.name)) {
         port->OnSession({session.spec.name, session.state, session.reason, session.postcopy});
-      } else if (FindLeftOut(session.spec.name)) {
+      } else if (const StateStore::LeftOut* const saved = FindLeftOut(session.spec.name);
+                 saved && !SocketServed(saved->socket)) {
         events_.Add(session.spec.name, "keeper", "left out, but its guest's session is kept", true);
       } else if (const std::string why = WhyKept(); !why.empty()) {
         events_.Add(session.spec.name, "keeper", absl::StrCat("unknown, but its session is kept: ", why), true);

@@ -98,6 +98,8 @@ class Service : public ServiceApi, private KeeperClient::Listener, private Libvi
   void ReloadDaemon(const DaemonConfig& next);
   void Apply(const std::vector<PortConfig>& next);
   std::vector<PortConfig> Configs() const;
+  absl::Status CheckFits(const PortConfig& port) const;
+  bool SocketServed(const std::string& socket) const;
   absl::Status SaveApiPorts();
   const StateStore::LeftOut* FindLeftOut(const std::string& name) const;
   absl::Status ForgetLeftOut(const std::string& name);

@@ -9,13 +9,23 @@
 
 namespace everport {
 
+bool Service::SocketServed(const std::string& socket) const {
+  return std::any_of(ports_.begin(), ports_.end(), [&](const auto& port) { return port->config().socket == socket; });
+}
+
+// Beside the ports that there are, in this daemon as it was started. A port of the file has been checked with the file.
+absl::Status Service::CheckFits(const PortConfig& port) const {
+  if (port.postcopy && !config_.daemon.keeper) {
+    return absl::InvalidArgumentError(absl::StrCat("port ", port.name, ": postcopy: ", config::kPostcopyNeedsKeeper));
+  }
+  std::vector<PortConfig> together = Configs();
+  together.push_back(port);
+  return CheckPorts(together, UnknownPeer::kAllow);
+}
+
 void Service::AddPort(PortConfig port, Done done) {
   if (!store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
   if (absl::Status status = CheckPort(port, "port " + port.name, config_.contracts); !status.ok()) return done(status);
-  if (port.postcopy && !config_.daemon.keeper) {
-    return done(
-        absl::InvalidArgumentError(absl::StrCat("port ", port.name, ": postcopy: ", config::kPostcopyNeedsKeeper)));
-  }
   if (FindPort(port.name)) {
     return done(absl::AlreadyExistsError(
         absl::StrCat("port ", port.name, ": exists already; remove it first, or choose another name")));
@@ -24,9 +34,7 @@ void Service::AddPort(PortConfig port, Done done) {
     return done(absl::AlreadyExistsError(absl::StrCat("port ", port.name, ": is saved already, and left out: ",
                                                       there->why, "; mend that, or remove the port first")));
   }
-  std::vector<PortConfig> together = Configs();
-  together.push_back(port);
-  if (absl::Status status = CheckPorts(together, UnknownPeer::kAllow); !status.ok()) return done(status);
+  if (absl::Status status = CheckFits(port); !status.ok()) return done(status);
   Create(port);
   api_ports_.insert(port.name);
   if (absl::Status status = SaveApiPorts(); !status.ok()) {
@@ -168,12 +176,8 @@ absl::Status Service::ForgetLeftOut(const std::string& name) {
 // What they lacked may have come with the configuration.
 void Service::TakeInLeftOut() {
   for (StateStore::LeftOut& saved : std::exchange(left_out_, {})) {
-    std::vector<PortConfig> together = Configs();
-    auto port = PortFromJson(saved.json, &config_.contracts);
-    if (port.ok()) together.push_back(*port);
-    const bool fits =
-        port.ok() && (!port->postcopy || config_.daemon.keeper) && CheckPorts(together, UnknownPeer::kAllow).ok();
-    if (!fits) {
+    const auto port = PortFromJson(saved.json, &config_.contracts);
+    if (!port.ok() || !CheckFits(*port).ok()) {
       left_out_.push_back(std::move(saved));
       continue;
     }

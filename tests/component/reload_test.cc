@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "tests/component/bystanders.h"
 #include "tests/component/stack.h"
 #include "tests/fakes/traffic.h"
@@ -111,6 +112,37 @@ TEST_F(ReloadTest, ABrokenStateFileEndsNoSession) {
   std::string text;
   std::getline(std::ifstream(file), text);
   EXPECT_EQ(text, "[{\"name\":\"lost");
+}
+
+// What the API added is not forgotten because the file has had, for a while, what it clashes with.
+TEST_F(ReloadTest, ASavedPortThatClashesWithTheFileIsKeptUntilItDoesNot) {
+  const auto add = [&](const std::string& name, int device) {
+    return stack_.Post("/v1/ports",
+                       absl::StrCat(R"({"name":")", name, R"(","socket":")", stack_.Socket(name),
+                                    R"(","uplink":[{"kind":"vdev","device":"net_null)", device, R"("}]})"));
+  };
+  ASSERT_TRUE(add("saved", 1).ok()) << stack_.Logs();
+  stack_.KillDaemon();
+  stack_.AddPort({.name = "saved", .uplink_kind = "vdev", .uplink_device = "net_null2"});
+  stack_.WriteConfig();
+  ASSERT_TRUE(stack_.StartDaemon().ok()) << stack_.Logs();
+  const auto health = [&] { return stack_.GetText("/v1/health").value_or(""); };  // "" while it is not ready
+  const std::string left_out = "port saved: saved, and left out: name";
+  EXPECT_TRUE(Eventually([&] { return health().find(left_out) != std::string::npos; })) << health() << stack_.Logs();
+  ASSERT_TRUE(add("other", 3).ok()) << stack_.Logs();  // which writes the file of saved ports
+  const auto device = [&] {
+    const auto port = stack_.Get("/v1/ports/saved");
+    return port.ok() ? boost::json::serialize(port->at("uplinks")) : "";
+  };
+  EXPECT_NE(device().find("net_null2"), std::string::npos) << device() << stack_.Logs();
+
+  stack_.RemovePort("saved");
+  Reload();
+  EXPECT_TRUE(Eventually([&] { return device().find("net_null1") != std::string::npos; })) << device() << stack_.Logs();
+  EXPECT_EQ(health().find(left_out), std::string::npos);
+  stack_.KillDaemon();
+  ASSERT_TRUE(stack_.StartDaemon().ok()) << stack_.Logs();
+  EXPECT_TRUE(Eventually([&] { return device().find("net_null1") != std::string::npos; })) << device() << stack_.Logs();
 }
 
 TEST_F(ReloadTest, TheSameFileChangesNothing) {

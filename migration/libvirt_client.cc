@@ -74,7 +74,8 @@ class LibvirtClient : public Hypervisor {
   absl::StatusOr<std::string> Xml(unsigned flags) const;
   State StateOf(const DomainRef& domain) const;
   State StateAt(const Connection& connection, const std::string& uri) const;
-  State StateAtDestination();
+  State StateNow(Connection& connection, const std::string& uri);
+  State StateAtDestination() { return StateNow(destination_, options_.to); }
   absl::Status Start(const std::map<std::string, std::string>& sockets);
   absl::Status Follow(const std::function<bool(const Progress&)>& progress);
   struct Job {
@@ -163,13 +164,13 @@ State LibvirtClient::StateAt(const Connection& connection, const std::string& ur
 }
 
 // With a new connection if the one from before has died meanwhile.
-State LibvirtClient::StateAtDestination() {
-  const State state = destination_ ? StateAt(destination_, options_.to) : State::kUnknown;
+State LibvirtClient::StateNow(Connection& connection, const std::string& uri) {
+  const State state = connection ? StateAt(connection, uri) : State::kUnknown;
   if (state != State::kUnknown) return state;
-  auto again = Connect(*lib_, options_.to, std::min(options_.timeout, absl::Seconds(10)));
+  auto again = Connect(*lib_, uri, std::min(options_.timeout, absl::Seconds(10)));
   if (!again.ok()) return State::kUnknown;
-  destination_ = *std::move(again);
-  return StateAt(destination_, options_.to);
+  connection = *std::move(again);
+  return StateAt(connection, uri);
 }
 
 absl::Status LibvirtClient::CheckDestination() {
@@ -247,6 +248,7 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
   bool postcopy = false, cancelled = false;
   while (true) {
     if (const auto ended = move_->Wait(kPoll)) {
+      move_.reset();
       if (ended->code == VIR_ERR_OK) return absl::OkStatus();
       if (cancelled) return absl::CancelledError("cancelled");
       const bool postcopy_refused =
@@ -294,14 +296,18 @@ absl::StatusOr<Account> LibvirtClient::Reckon() {
 }
 
 Place LibvirtClient::Settle() {
-  const State here = StateAt(source_, options_.from);
-  if (here == State::kRunning || here == State::kPaused) return Place::kSource;  // kPaused: by somebody, not by us
+  const State here = StateNow(source_, options_.from);
+  if (here == State::kRunning || here == State::kPaused) {  // kPaused: by somebody, not by us
+    // The migration that was given up goes on as long as its call: the guest may yet come to the domain over there.
+    return !move_ || CleanDestination().ok() ? Place::kSource : Place::kUnknown;
+  }
   const State there = StateAtDestination();
   if (there == State::kRunning) return Place::kDestination;
   if (here != State::kPausedMigrating) return Place::kUnknown;
   // It has not started there, and cannot once its domain there has gone.
   if (!CleanDestination().ok()) return Place::kUnknown;
-  return lib_->virDomainResume(domain_.get()) == 0 ? Place::kSource : Place::kUnknown;
+  const auto domain = Lookup(source_, options_.from);
+  return domain.ok() && lib_->virDomainResume(domain->get()) == 0 ? Place::kSource : Place::kUnknown;
 }
 
 absl::Status LibvirtClient::CleanDestination() {

@@ -1,0 +1,119 @@
+// What becomes of the guest when libvirt leaves a migration half done; libvirt itself is a fake.
+#include "migration/libvirt_client.h"
+
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <libvirt/libvirt.h>
+
+#include "tests/migration/fake_libvirt.h"
+
+namespace everport::migration {
+namespace {
+
+FakeLibvirt& Fake() {
+  static FakeLibvirt* const fake = [] {
+    void* const library = ::dlopen("libvirt.so.0", RTLD_NOW);
+    void* const find = library ? ::dlsym(library, "fake_libvirt") : nullptr;
+    return find ? reinterpret_cast<decltype(&::fake_libvirt)>(find)() : nullptr;
+  }();
+  if (!fake) std::abort();  // the real one: LD_LIBRARY_PATH does not name the fake's folder
+  return *fake;
+}
+
+class LibvirtClientTest : public testing::Test {
+ protected:
+  LibvirtClientTest() {
+    const std::lock_guard lock(Fake().mutex);
+    Fake().source = Fake().destination = {};
+    Fake().source.state = VIR_DOMAIN_RUNNING;
+    Fake().moved = false;
+  }
+  ~LibvirtClientTest() override { EndCall(); }
+  template <typename Change>
+  void With(const Change& change) {
+    const std::lock_guard lock(Fake().mutex);
+    change();
+    Fake().changed.notify_all();
+  }
+  void EndCall() {
+    With([] { Fake().migrating = false; });
+  }
+  // Until it is given up, with what happens once it is under way.
+  absl::Status Migrate(const std::function<void()>& happens) {
+    EXPECT_TRUE(client_->Read().ok());
+    EXPECT_TRUE(client_->CheckDestination().ok());
+    bool happened = false;
+    return client_->Migrate({}, [&](const Progress&) {
+      bool migrating = false;
+      With([&] { migrating = Fake().migrating; });
+      if (!migrating || happened) return !happened;
+      happened = true;
+      happens();
+      return false;
+    });
+  }
+
+  static LibvirtOptions OptionsOf() {
+    LibvirtOptions options;
+    options.domain = "vm1";
+    options.from = "source:///";
+    options.to = "destination:///";
+    options.timeout = absl::Seconds(2);
+    return options;
+  }
+
+  const std::unique_ptr<Hypervisor> client_ = MakeLibvirtClient(OptionsOf());
+};
+
+// Its ports must stay at the destination: the guest may come to them yet.
+TEST_F(LibvirtClientTest, ACallThatDoesNotEndAndADestinationThatDoesNotAnswerLeaveItOpenWhereTheGuestWillBe) {
+  const absl::Status status = Migrate([&] { With([] { Fake().destination.answers = false; }); });
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_EQ(client_->Settle(), Place::kUnknown);
+}
+
+TEST_F(LibvirtClientTest, ACallThatDoesNotEndIsHarmlessOnceTheDomainAtTheDestinationHasGone) {
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Migrate([] {})));
+  EXPECT_EQ(client_->Settle(), Place::kSource);
+  With([] { EXPECT_EQ(Fake().destination.state, -1); });
+}
+
+// The other host is then asked for nothing: what has failed there is for its own libvirt to remove.
+TEST_F(LibvirtClientTest, ACallThatFailedLeavesTheGuestWhereItRuns) {
+  const absl::Status status = Migrate([&] {
+    With([] { Fake().destination.answers = false; });
+    EndCall();
+  });
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_EQ(client_->Settle(), Place::kSource);
+}
+
+TEST_F(LibvirtClientTest, ASourceWhoseLibvirtWasStartedAnewIsAskedAgain) {
+  const absl::Status status = Migrate([&] {
+    With([] {
+      ++Fake().source.lives;
+      Fake().destination.state = -1;
+    });
+    EndCall();
+  });
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(client_->Settle(), Place::kSource);
+}
+
+TEST_F(LibvirtClientTest, AGuestThatTheMigrationHasStoppedGoesOnAfterTheDestinationIsClean) {
+  const absl::Status status = Migrate([&] {
+    With([] {
+      ++Fake().source.lives;
+      Fake().source.state = VIR_DOMAIN_PAUSED;
+      Fake().source.reason = VIR_DOMAIN_PAUSED_MIGRATION;
+      Fake().destination.state = -1;
+    });
+    EndCall();
+  });
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(client_->Settle(), Place::kSource);
+  With([] { EXPECT_EQ(Fake().source.state, VIR_DOMAIN_RUNNING); });
+}
+
+}  // namespace
+}  // namespace everport::migration

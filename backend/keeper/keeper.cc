@@ -102,11 +102,17 @@ void Keeper::OnSessionState(const std::string& port, const StateChanged& change)
     control_->Push(found->second.owner, SessionEvent{port, change.state, change.reason, change.postcopy});
 }
 
+// QEMU asks once for each queue pair, in rounds that lie further apart than kAnnounceGap: one of each is enough, and no
+// front-end fills the logs and the daemon's connection with them.
 void Keeper::OnAnnounce(const std::string& port, const std::array<uint8_t, 6>& mac) {
+  constexpr auto kAnnounceGap = std::chrono::milliseconds(10);
+  const auto found = ports_.find(port);
+  const auto now = std::chrono::steady_clock::now();
+  if (found == ports_.end() || now < found->second.announced + kAnnounceGap) return;
+  found->second.announced = now;
   const std::string text = FormatMac(mac.data());
   spdlog::info("{}: the front-end asks to announce {}", port, text);
-  const auto found = ports_.find(port);
-  if (found != ports_.end()) control_->Push(found->second.owner, AnnounceEvent{port, text});
+  control_->Push(found->second.owner, AnnounceEvent{port, text});
 }
 
 }  // namespace everport

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,6 +31,7 @@ class Keeper : private ControlServer::Ports, private SessionIo::Observer {
   struct Port {
     std::string owner;
     std::unique_ptr<SessionIo> io;
+    std::chrono::steady_clock::time_point announced{};  // last
   };
 
   std::vector<PortSession> List(const std::string& owner) const override;

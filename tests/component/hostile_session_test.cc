@@ -337,6 +337,35 @@ TEST_F(HostileSession, MemoryThatIsTakenAwayUnderTheDaemon) {
   EXPECT_EQ(bystanders_->Growth(before), "");
 }
 
+// What costs the front-end next to nothing must not cost the daemon its connection to the keeper, or fill the logs.
+TEST_F(HostileSession, AnnouncementsWithoutEnd) {
+  constexpr int kAtOnce = 500, kAll = 100'000;
+  ASSERT_TRUE(bystanders_->ready()) << stack_->Logs();
+  GoodSession(*stack_, Options());
+  const size_t daemon_log = stack_->daemon().log().size(), keeper_log = stack_->keeper().log().size();
+  const int64_t sessions = stack_->PortNumber("left", "sessions");
+  {
+    FrontEnd hostile(Options());
+    ASSERT_TRUE(hostile.Connect(absl::Seconds(10)).ok()) << stack_->Logs();
+    int sent = 0;
+    EXPECT_TRUE(bystanders_->RunUntil(
+        [&] {
+          for (int i = 0; i < kAtOnce; ++i) ThrowValue(hostile, Request::kSendRarp, uint64_t{0x0200ee005452});
+          return (sent += kAtOnce) >= kAll;
+        },
+        absl::Seconds(60)));
+    EXPECT_TRUE(hostile.Ask(Request::kGetFeatures).ok()) << stack_->Logs();  // the keeper is through
+  }
+  GoodSession(*stack_, Options());
+  EXPECT_EQ(bystanders_->Loss(), "") << stack_->Logs();
+  EXPECT_EQ(stack_->PortNumber("left", "sessions"), sessions);
+  const std::string daemon_said = stack_->daemon().log().substr(daemon_log);
+  EXPECT_EQ(daemon_said.find("keeper not connected"), std::string::npos);
+  constexpr size_t kMost = size_t{kAll} * 20;  // a line for each would be five times that
+  EXPECT_LT(daemon_said.size(), kMost) << daemon_said.substr(0, 1000);
+  EXPECT_LT(stack_->keeper().log().size() - keeper_log, kMost);
+}
+
 // A hundred front-ends in a row that get half way and leave.
 TEST_F(HostileSession, HalfHandshakesWithoutEnd) {
   ASSERT_TRUE(bystanders_->ready()) << stack_->Logs();

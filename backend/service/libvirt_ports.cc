@@ -98,10 +98,11 @@ void Planner::Gather() {
 
 void Planner::Keep(const DomainPort& port) {
   const auto found = by_socket_.find(port.config.socket);
-  if (found == by_socket_.end()) {
-    const bool gone = !unreadable_.count(port.uuid);
-    if (gone && !in_.may_have_guest(port.config.name)) return plan_.remove.push_back(port.config.name);
-    if (gone) plan_.linger.push_back(port.config.name);
+  if (unreadable_.count(port.uuid)) {  // what it has is not known; whoever else names that socket has to wait
+    plan_.made.push_back(port);
+  } else if (found == by_socket_.end()) {
+    if (!in_.may_have_guest(port.config.name)) return plan_.remove.push_back(port.config.name);
+    plan_.linger.push_back(port.config.name);
     plan_.made.push_back(port);
   } else if (const Seen& seen = *found->second; SameInterface(port.config, *seen.nic)) {
     plan_.made.push_back({port.config, seen.domain->uuid, seen.domain->domain.name});

@@ -107,6 +107,21 @@ TEST_F(LibvirtPorts, ItStaysWhileItsDomainCannotBeRead) {
   EXPECT_THAT(Plan({Unreadable("vm2")}).remove, ElementsAre("a"));
 }
 
+// A copy of it, for one, that was never given a socket of its own.
+TEST_F(LibvirtPorts, WhileItsDomainCannotBeReadNoOtherGetsItsSocket) {
+  Plan({DomainOf("vm1", {NicAt("a.sock")})});
+  SeenDomain copy = DomainOf("copy", {NicAt("a.sock", "52:54:00:00:00:03")});
+  for (const bool active : {false, true}) {
+    copy.active = active;
+    const DomainPortsPlan plan = Plan({Unreadable("vm1"), copy});
+    EXPECT_THAT(plan.replace, IsEmpty());
+    ASSERT_THAT(plan.made, SizeIs(1));
+    EXPECT_EQ(plan.made[0].config.mac, kMac);
+    EXPECT_EQ(plan.made[0].domain, "vm1");
+  }
+  EXPECT_THAT(Plan({copy}).replace, ElementsAre("a"));
+}
+
 TEST_F(LibvirtPorts, ItStaysWhileAGuestIsThere) {
   Plan({DomainOf("vm1", {NicAt("a.sock")})});
   guests_ = {"a"};

@@ -122,10 +122,12 @@ class Observer {
   struct Answer {
     LibvirtError error;  // VIR_ERR_OK: xml is it
     std::string xml;
+    bool starting = false;
   };
   absl::Status Subscribe(int event, virConnectDomainEventGenericCallback callback);
   absl::Status List(unsigned flags, std::vector<DomainRef>& domains);
   std::string UuidOf(const DomainRef& domain) const;
+  static Answer Ask(const Lib& lib, const DomainRef& domain);
   std::optional<SeenDomain> Read(const DomainRef& domain, const std::string& uuid);
 
   const Lib& lib_;
@@ -200,10 +202,22 @@ std::string Observer::UuidOf(const DomainRef& domain) const {
   return uuid;
 }
 
+Observer::Answer Observer::Ask(const Lib& lib, const DomainRef& domain) {
+  char* const text = lib.virDomainGetXMLDesc(domain.get(), 0);
+  if (!text) return {LastError(lib), ""};
+  Answer answer{{}, text};
+  ::free(text);
+  int state = 0, reason = 0;
+  answer.starting = lib.virDomainGetState(domain.get(), &state, &reason, 0) == 0 && state == VIR_DOMAIN_PAUSED &&
+                    reason == VIR_DOMAIN_PAUSED_STARTING_UP;
+  return answer;
+}
+
 // Nothing: it has ended meanwhile.
 std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::string& uuid) {
   SeenDomain active;
   active.uuid = uuid;
+  active.settled = false;
   if (const char* const name = lib_.virDomainGetName(domain.get())) active.domain.name = name;
   auto found = reading_.find(uuid);
   const bool again = found != reading_.end();
@@ -213,13 +227,7 @@ std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::str
   }
   // What it answers to an earlier question is not what it has now.
   if (again) reading_.erase(found);
-  Waited<Answer> question([&lib = lib_, domain]() -> Answer {
-    char* const text = lib.virDomainGetXMLDesc(domain.get(), 0);
-    if (!text) return {LastError(lib), ""};
-    Answer answer{{}, text};
-    ::free(text);
-    return answer;
-  });
+  Waited<Answer> question([&lib = lib_, domain] { return Ask(lib, domain); });
   const auto answer = question.Wait(options_.read_timeout);
   if (!answer) {
     reading_.emplace(uuid, std::move(question));
@@ -233,6 +241,7 @@ std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::str
   }
   auto parsed = ParseDomain(answer->xml);
   active.status = parsed.status();
+  active.settled = !answer->starting;
   if (parsed.ok()) active.domain = *std::move(parsed);
   return active;
 }
@@ -295,10 +304,10 @@ absl::Status Watch::Follow(const DomainWatchOptions& options, const SharedBell& 
     if (bell->lost()) break;
     if (!sighting.status.ok()) return sighting.status;
     reached = true;
-    const bool missing = std::any_of(sighting.domains.begin(), sighting.domains.end(),
-                                     [](const SeenDomain& domain) { return !domain.status.ok(); });
+    const bool settled = std::all_of(sighting.domains.begin(), sighting.domains.end(),
+                                     [](const SeenDomain& domain) { return domain.settled; });
     bell->Report(std::move(sighting));
-    bell->Await(missing ? options.first_retry : options.patience);
+    bell->Await(settled ? options.patience : options.first_retry);
     if (bell->lost()) break;
   }
   return absl::UnavailableError(

@@ -16,6 +16,7 @@ namespace everport::migration {
 struct SeenDomain {
   std::string uuid;
   bool active = true;   // it has a QEMU, which may still be starting; else it is started with libvirt (autostart)
+  bool settled = true;  // whatever comes next has an event; not so of a start that fails
   Domain domain;        // of an unreadable one the name alone
   absl::Status status;  // not ok: it is there, and what it has is not known
 };
@@ -46,8 +47,8 @@ struct DomainWatchOptions {
 };
 
 // Reports the domains when libvirt is reached, and again after each event that may have changed them, after each Nudge,
-// and after a while in any case (of autostart there is no event); reports also that it is not reached, once for each
-// attempt, and tries again. On a thread of its own, from which `report` is called, one call after the other.
+// and after a while in any case (of autostart there is no event), a short one while a domain is not settled; reports
+// also that it is not reached, once for each attempt, and tries again. On a thread of its own, from which `report` is called, one call after the other.
 //
 // A domain that starts has no event before QEMU has its back-ends, for which QEMU waits (libvirt 11.3): whoever is to
 // be that back-end nudges when a socket appears. libvirt lists the domain and gives its XML by then. While an interface

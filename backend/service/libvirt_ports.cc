@@ -60,6 +60,7 @@ class Planner {
  private:
   void Gather();
   void Keep(const DomainPort& port);
+  bool Holds(const DomainPort& port, const Seen& claimant);
   absl::StatusOr<std::optional<DomainPort>> Make(const Seen& seen) const;
   void Admit(std::vector<DomainPort> candidates);
   void Refuse(const std::string& domain, const std::string& socket, const std::string& mac, absl::string_view why);
@@ -70,6 +71,7 @@ class Planner {
   std::map<std::string, const Seen*> by_socket_;  // the one that has it
   std::set<std::string> unreadable_;              // UUIDs
   std::set<std::string> served_;                  // sockets of plan_.made
+  std::map<std::string, std::string> held_;       // of those, the ones that are not their claimant's yet: why
 };
 
 void Planner::Refuse(const std::string& domain, const std::string& socket, const std::string& mac,
@@ -96,6 +98,22 @@ void Planner::Gather() {
   }
 }
 
+// Whether the port stays as it is, though its socket is another interface's by what was seen.
+bool Planner::Holds(const DomainPort& port, const Seen& claimant) {
+  const std::string& socket = port.config.socket;
+  if (unreadable_.count(port.uuid) && claimant.domain->uuid != port.uuid) {
+    held_[socket] = absl::StrCat(DomainText(port.domain), ", which cannot be read now, had that socket");
+    return true;
+  }
+  // A QEMU that runs has taken the socket over; one that may come has not.
+  if (claimant.domain->active || SameInterface(port.config, *claimant.nic) || !in_.may_have_guest(port.config.name))
+    return false;
+  held_[socket] = absl::StrCat("a QEMU of ", DomainText(port.domain), ", interface ", Quote(port.config.mac),
+                               ", is connected to that socket");
+  plan_.linger.push_back(port.config.name);
+  return true;
+}
+
 void Planner::Keep(const DomainPort& port) {
   const auto found = by_socket_.find(port.config.socket);
   if (unreadable_.count(port.uuid)) {  // what it has is not known; whoever else names that socket has to wait
@@ -103,6 +121,8 @@ void Planner::Keep(const DomainPort& port) {
   } else if (found == by_socket_.end()) {
     if (!in_.may_have_guest(port.config.name)) return plan_.remove.push_back(port.config.name);
     plan_.linger.push_back(port.config.name);
+    plan_.made.push_back(port);
+  } else if (Holds(port, *found->second)) {
     plan_.made.push_back(port);
   } else if (const Seen& seen = *found->second; SameInterface(port.config, *seen.nic)) {
     plan_.made.push_back({port.config, seen.domain->uuid, seen.domain->domain.name});
@@ -193,6 +213,10 @@ DomainPortsPlan Planner::Plan() {
         refuse(absl::StrCat(DomainText(holder.domain->domain.name), ", interface ", Quote(holder.nic->mac),
                             ", has that socket; give each interface its own"));
       }
+      continue;
+    }
+    if (const auto held = held_.find(socket); held != held_.end()) {
+      refuse(absl::StrCat(held->second, "; give each interface its own"));
       continue;
     }
     if (served_.count(socket) || taken.count(socket) || in_.left_alone.count(socket)) continue;

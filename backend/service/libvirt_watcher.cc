@@ -50,7 +50,9 @@ void LibvirtWatcher::Load(const std::function<absl::Status(const PortConfig&)>& 
     unknown_ = true;
     return events_.Add("", "libvirt", std::string(loaded.status().message()), true);
   }
-  for (DomainPort& port : *loaded) {
+  for (const std::string& text : loaded->left_out) events_.Add("", "libvirt", text, true);
+  unknown_ = !loaded->left_out.empty();
+  for (DomainPort& port : loaded->ports) {
     if (absl::Status status = fits(port.config); status.ok()) {
       made_.push_back(std::move(port));
     } else {
@@ -78,6 +80,7 @@ void LibvirtWatcher::Configure(const std::optional<LibvirtConfig>& config) {
   refused_.clear();
   lingering_.clear();
   appeared_.clear();
+  unreadable_.clear();
   config_ = config;
   if (!config_) return;
   alive_ = std::make_shared<LibvirtWatcher*>(this);
@@ -103,10 +106,14 @@ void LibvirtWatcher::Tick() {
   if (!lingering_.empty()) Reconcile();
 }
 
+void LibvirtWatcher::LookAgain() {
+  if (source_) source_->Nudge();
+}
+
 void LibvirtWatcher::OnAppeared(const std::string& name) {
   const std::string path = absl::StrCat(config_->socket_folder, "/", name);
   if (IsOfType(path, S_IFSOCK)) appeared_.emplace(path, 0);
-  if (source_) source_->Nudge();
+  LookAgain();
 }
 
 void LibvirtWatcher::OnSighting(migration::Sighting sighting) {
@@ -201,8 +208,9 @@ void LibvirtWatcher::Remove(const std::vector<std::string>& names) {
 }
 
 void LibvirtWatcher::TellRefusals(std::vector<std::string> refused) {
+  const std::set<std::string> told(refused_.begin(), refused_.end());
   for (const std::string& text : refused) {
-    if (std::find(refused_.begin(), refused_.end(), text) == refused_.end()) events_.Add("", "libvirt", text, true);
+    if (!told.count(text)) events_.Add("", "libvirt", text, true);
   }
   refused_ = std::move(refused);
 }

@@ -71,6 +71,8 @@ class LibvirtWatcher {
   void Configure(const std::optional<LibvirtConfig>& config);
   // Once a second: what has no event.
   void Tick();
+  // Ports that are not ours may have gone.
+  void LookAgain();
 
   const std::vector<DomainPort>& made() const { return made_; }
   const DomainPort* Find(const std::string& name) const;

@@ -303,6 +303,7 @@ void Service::NoteProgress() {
 
 void Service::OnKeeperLost(const std::string& reason) {
   events_.Add("", "keeper", absl::StrCat("keeper not connected: ", reason), true);
+  sessions_known_ = false;
   // A keeper that died took its sessions along; librte_vhost has seen its sockets close.
   for (const auto& port : ports_) {
     port->OnSession({port->config().name, SessionState::kWaiting, "keeper not connected"});

@@ -92,7 +92,7 @@ std::vector<PortConfig> Service::OtherPorts() const {
   return configs;
 }
 
-// After a start the keeper has yet to say what sessions there are.
+// After a start, and when it has been away, the keeper has yet to say what sessions there are.
 bool Service::MayHaveGuest(const std::string& name) const {
   const everport::Port* const port = FindPort(name);
   return port && ((keeper_ && !sessions_known_) || port->View().state != "waiting");
@@ -212,6 +212,7 @@ void Service::Reload() {
   if (next->libvirt != config_.libvirt) events_.Add("", "config", "[libvirt] is another than before");
   config_.libvirt = std::move(next->libvirt);
   libvirt_.Configure(config_.libvirt);
+  libvirt_.LookAgain();  // a domain may have an interface that was a port of the file
 }
 
 // The listener's files may be new ones whatever the configuration says. Ports do not wait for what is wrong with them.

@@ -98,16 +98,16 @@ absl::Status StateStore::Save(const std::vector<PortConfig>& ports, const std::v
   return Replace(path(), boost::json::serialize(array) + "\n");
 }
 
-absl::StatusOr<std::vector<DomainPort>> StateStore::LoadDomainPorts(const ContractSet& contracts) const {
+absl::StatusOr<StateStore::SavedDomainPorts> StateStore::LoadDomainPorts(const ContractSet& contracts) const {
   const auto text = Read(domains_path());
   if (!text.ok()) return text.status();
-  if (!*text) return std::vector<DomainPort>{};
+  SavedDomainPorts saved;
+  if (!*text) return saved;
   boost::system::error_code error;
   const boost::json::value value = boost::json::parse(**text, error);
   const absl::Status malformed = absl::DataLossError(absl::StrCat(
       domains_path(), ": not a JSON array of libvirt's domains' ports; it is made anew from what libvirt says"));
   if (error || !value.is_array()) return malformed;
-  std::vector<DomainPort> ports;
   for (const boost::json::value& item : value.as_array()) {
     const boost::json::object* const object = item.if_object();
     const boost::json::value* const port = object ? object->if_contains("port") : nullptr;
@@ -115,11 +115,15 @@ absl::StatusOr<std::vector<DomainPort>> StateStore::LoadDomainPorts(const Contra
     const boost::json::value* const domain = object ? object->if_contains("domain") : nullptr;
     if (!port || !uuid || !uuid->is_string() || !domain || !domain->is_string()) return malformed;
     absl::StatusOr<PortConfig> config = PortFromJson(boost::json::serialize(*port), &contracts);
-    if (!config.ok())
-      return absl::DataLossError(absl::StrCat(domains_path(), ": [", ports.size(), "]: ", config.status().message()));
-    ports.push_back({*std::move(config), std::string(uuid->as_string()), std::string(domain->as_string())});
+    if (config.ok()) {
+      saved.ports.push_back({*std::move(config), std::string(uuid->as_string()), std::string(domain->as_string())});
+    } else {
+      saved.left_out.push_back(absl::StrCat(
+          domains_path(), ": port of ", DomainText(std::string(domain->as_string())), " left out: ",
+          FirstFault(config.status()), "; it is made anew from what libvirt says"));
+    }
   }
-  return ports;
+  return saved;
 }
 
 absl::Status StateStore::SaveDomainPorts(const std::vector<DomainPort>& ports) const {

@@ -37,7 +37,11 @@ class StateStore {
   // After OkStatus the new content survives a power cut; otherwise the old file is as it was.
   absl::Status Save(const std::vector<PortConfig>& ports, const std::vector<LeftOut>& left_out = {}) const;
 
-  absl::StatusOr<std::vector<DomainPort>> LoadDomainPorts(const ContractSet& contracts) const;
+  struct SavedDomainPorts {
+    std::vector<DomainPort> ports;
+    std::vector<std::string> left_out;  // one line each: what there is besides, and why it cannot be served
+  };
+  absl::StatusOr<SavedDomainPorts> LoadDomainPorts(const ContractSet& contracts) const;
   absl::Status SaveDomainPorts(const std::vector<DomainPort>& ports) const;
 
   // Kind and device of each alone.

@@ -138,7 +138,8 @@ TEST(ParseConfigError, UnknownKeySuggestsTheNearest) {
 }
 
 TEST(ParseConfigError, UnknownKeyFarFromAllListsThem) {
-  EXPECT_EQ(Refusal("colour = 1\n"), "everport.toml:1: colour: unknown key; known here are daemon, contract, port");
+  EXPECT_EQ(Refusal("colour = 1\n"),
+            "everport.toml:1: colour: unknown key; known here are daemon, contract, port, libvirt");
 }
 
 TEST(ParseConfigError, OddKeysAreShownEscaped) {

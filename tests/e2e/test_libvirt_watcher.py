@@ -90,8 +90,8 @@ def test_libvirt_is_restarted(hosts):
 def test_an_interface_that_gets_no_port(hosts):
     """Its domain waits in its start; it is said why, and nobody else is concerned."""
     host = hosts.source
-    path = hosts.work / "odd.xml"
-    path.write_text(domain_xml(host.work / "o d d.sock", name="odd one", idle=True))
+    path, nic_socket = hosts.work / "odd.xml", host.work / "o d d.sock"
+    path.write_text(domain_xml(nic_socket, name="odd one", idle=True))
     starting = begin(lambda: host.virt.virsh("create", path, check=False))
     try:
         wait_until(lambda: any("domain \"odd one\": interface" in problem and "is not a port name; use" in problem
@@ -100,7 +100,8 @@ def test_an_interface_that_gets_no_port(hosts):
         assert any("odd one" in finding["finding"] for finding in host.backend.everport.ctl("doctor", check=False))
     finally:
         host.virt.virsh("destroy", "odd one", check=False)  # it may be gone by the time that it is answered
-        starting.join(30)
+        starting.join(90)
+        nic_socket.unlink(missing_ok=True)  # a QEMU that is ended while it waits for its back-end leaves it behind
     wait_until(lambda: not any("odd" in problem for problem in host.backend.everport.get("/v1/health")["problems"]),
                30, "it is none any more", interval=0.2)
 

@@ -257,6 +257,35 @@ TEST_F(LibvirtPorts, ADomainThatLibvirtStartsByItselfHasItsPortBefore) {
   EXPECT_THAT(plan.refused, ElementsAre(HasSubstr("domain later")));
 }
 
+TEST_F(LibvirtPorts, ADomainThatCannotBeReadKeepsItsSocket) {
+  Plan({DomainOf("vm1", {NicAt("a.sock")})});
+  for (const bool active : {true, false}) {
+    SeenDomain other = DomainOf("vm2", {NicAt("a.sock", "52:54:00:00:00:03")});
+    other.active = active;
+    const DomainPortsPlan plan = Plan({Unreadable("vm1"), other});
+    EXPECT_THAT(plan.replace, IsEmpty());
+    EXPECT_THAT(plan.refused, ElementsAre(AllOf(HasSubstr("domain vm2: interface \"52:54:00:00:00:03\""),
+                                                HasSubstr("domain vm1, which cannot be read now, had that socket"))));
+    EXPECT_EQ(made_[0].domain, "vm1");
+  }
+}
+
+TEST_F(LibvirtPorts, ADomainThatDoesNotRunTakesNoGuestsPort) {
+  Plan({DomainOf("vm1", {NicAt("a.sock")})});
+  guests_ = {"a"};
+  SeenDomain later = DomainOf("later", {NicAt("a.sock", "52:54:00:00:00:03")});
+  later.active = false;
+  const DomainPortsPlan plan = Plan({later});
+  EXPECT_THAT(plan.replace, IsEmpty());
+  EXPECT_THAT(plan.linger, ElementsAre("a"));
+  EXPECT_THAT(plan.refused,
+              ElementsAre(AllOf(HasSubstr("domain later"),
+                                HasSubstr("a QEMU of domain vm1, interface \"52:54:00:00:00:02\", is connected"))));
+  guests_ = {};
+  EXPECT_THAT(Plan({later}).replace, ElementsAre("a"));
+  EXPECT_EQ(made_[0].domain, "later");
+}
+
 TEST_F(LibvirtPorts, TwoInterfacesOnOneDevice) {
   config_.uplinks[0].device = "t{mac}";
   EXPECT_THAT(Plan({DomainOf("vm1", {NicAt("a.sock")}), DomainOf("vm2", {NicAt("b.sock")})}).refused,

@@ -111,8 +111,8 @@ class LibvirtWatcherTest : public ::testing::Test {
   }
   std::vector<std::string> Saved() const {
     std::vector<std::string> names;
-    const auto ports = store_.LoadDomainPorts(BuiltInContracts());
-    for (const DomainPort& port : ports.value()) names.push_back(port.config.name);
+    const auto saved = store_.LoadDomainPorts(BuiltInContracts());
+    for (const DomainPort& port : saved.value().ports) names.push_back(port.config.name);
     return names;
   }
 
@@ -207,6 +207,32 @@ TEST_F(LibvirtWatcherTest, WhoseRecordIsBrokenIsToldByLibvirt) {
   EXPECT_FALSE(watcher_->unknown());
   EXPECT_THAT(table_.Calls(), ElementsAre("make a"));
   EXPECT_THAT(Saved(), ElementsAre("a"));
+}
+
+TEST_F(LibvirtWatcherTest, OnePortThatCannotBeServedDoesNotConcernTheOthers) {
+  Say({absl::OkStatus(), {DomainWith("vm1", {"a"})}});
+  std::vector<DomainPort> ports = watcher_->made();
+  ports.push_back(ports[0]);
+  ports[1].config.name = "b";
+  ports[1].config.contract = "mine-1";
+  ASSERT_TRUE(store_.SaveDomainPorts(ports).ok());
+  table_.Calls();
+  watcher_.reset();
+  Start();
+  EXPECT_NE(watcher_->Find("a"), nullptr);
+  EXPECT_EQ(watcher_->Find("b"), nullptr);
+  EXPECT_TRUE(watcher_->unknown());  // its guest's session is kept
+  EXPECT_THAT(Told(), Contains(HasSubstr("libvirt.json: port of domain vm1 left out: ")));
+  Say({absl::OkStatus(), {DomainWith("vm1", {"a"})}});
+  EXPECT_FALSE(watcher_->unknown());
+}
+
+TEST_F(LibvirtWatcherTest, WhatIsLookedAtAgainIsAskedFor) {
+  const int before = libvirt_.nudges;
+  watcher_->LookAgain();
+  EXPECT_EQ(libvirt_.nudges, before + 1);
+  watcher_->Configure(std::nullopt);
+  watcher_->LookAgain();
 }
 
 TEST_F(LibvirtWatcherTest, AGuestThatIsThereKeepsItsPort) {

@@ -66,21 +66,35 @@ TEST_F(StateStoreTest, NoFileIsNoPorts) {
 
 TEST_F(StateStoreTest, DomainsPortsAreSavedWithWhoseTheyAre) {
   const StateStore store(dir_);
-  EXPECT_TRUE(store.LoadDomainPorts(BuiltInContracts()).value().empty());
+  EXPECT_TRUE(store.LoadDomainPorts(BuiltInContracts()).value().ports.empty());
   const std::vector<DomainPort> ports = {{Port("a"), "uuid-1", "vm \"1\"\n"}, {Port("b"), "uuid-2", ""}};
   ASSERT_TRUE(store.SaveDomainPorts(ports).ok());
-  EXPECT_EQ(store.LoadDomainPorts(BuiltInContracts()).value(), ports);
+  EXPECT_EQ(store.LoadDomainPorts(BuiltInContracts()).value().ports, ports);
   EXPECT_TRUE(store.Load(BuiltInContracts()).value().ports.empty());
 }
 
 TEST_F(StateStoreTest, ABrokenRecordOfDomainsPortsNamesItself) {
   for (const char* text :
-       {"[{", "{}", "[1]", "[{\"uuid\":\"u\",\"domain\":\"d\"}]", "[{\"uuid\":1,\"domain\":\"d\",\"port\":{}}]",
-        "[{\"uuid\":\"u\",\"domain\":\"d\",\"port\":{}}]"}) {
+       {"[{", "{}", "[1]", "[{\"uuid\":\"u\",\"domain\":\"d\"}]", "[{\"uuid\":1,\"domain\":\"d\",\"port\":{}}]"}) {
     std::ofstream(dir_ + "/libvirt.json") << text;
     const auto ports = StateStore(dir_).LoadDomainPorts(BuiltInContracts());
     EXPECT_THAT(std::string(ports.status().message()), HasSubstr(dir_ + "/libvirt.json: ")) << text;
   }
+}
+
+TEST_F(StateStoreTest, ADomainsPortThatCannotBeServedIsLeftOutAlone) {
+  const StateStore store(dir_);
+  DomainPort odd = {Port("b"), "uuid-2", "vm2"};
+  odd.config.contract = "mine-1";
+  const std::vector<DomainPort> ports = {{Port("a"), "uuid-1", "vm1"}, odd, {Port("c"), "uuid-3", "vm3"}};
+  ASSERT_TRUE(store.SaveDomainPorts(ports).ok());
+  const auto saved = store.LoadDomainPorts(BuiltInContracts());
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_EQ(saved->ports, (std::vector<DomainPort>{ports[0], ports[2]}));
+  EXPECT_THAT(saved->left_out,
+              ::testing::ElementsAre(::testing::AllOf(
+                  HasSubstr(dir_ + "/libvirt.json: port of domain vm2 left out: "),
+                  HasSubstr("\"mine-1\" is not a feature contract"), HasSubstr("made anew from what libvirt says"))));
 }
 
 TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -146,16 +147,20 @@ Observer::~Observer() {
 }
 
 absl::Status Observer::Subscribe(int event, virConnectDomainEventGenericCallback callback) {
-  const int id = lib_.virConnectDomainEventRegisterAny(connection_.get(), nullptr, event, callback,
-                                                       new SharedBell(bell_), FreeBell);
+  auto bell = std::make_unique<SharedBell>(bell_);
+  const int id =
+      lib_.virConnectDomainEventRegisterAny(connection_.get(), nullptr, event, callback, bell.get(), FreeBell);
   if (id < 0) return StatusOf(LastError(lib_), absl::StrCat("libvirt at ", options_.uri, ": events"));
+  (void)bell.release();
   subscriptions_.push_back(id);
   return absl::OkStatus();
 }
 
 absl::Status Observer::Subscribe() {
-  closes_ = lib_.virConnectRegisterCloseCallback(connection_.get(), OnClose, new SharedBell(bell_), FreeBell) == 0;
+  auto bell = std::make_unique<SharedBell>(bell_);
+  closes_ = lib_.virConnectRegisterCloseCallback(connection_.get(), OnClose, bell.get(), FreeBell) == 0;
   if (!closes_) return StatusOf(LastError(lib_), absl::StrCat("libvirt at ", options_.uri));
+  (void)bell.release();
   absl::Status status = Subscribe(VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(OnLifecycle));
   status.Update(Subscribe(VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, VIR_DOMAIN_EVENT_CALLBACK(OnDevice)));
   status.Update(Subscribe(VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, VIR_DOMAIN_EVENT_CALLBACK(OnDevice)));

@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from lib.everport import port_toml
 from lib.libvirt_hosts import DOMAIN, LibvirtHosts, WatchingBackend, domain_xml
+from lib.migration import mac_of
 from lib.process import wait_until
 
 ORIGIN = f"libvirt domain {DOMAIN}"
@@ -78,6 +80,57 @@ def test_a_killed_daemon_does_not_wait_for_libvirt(hosts):
     assert everport.port(DOMAIN)["origin"] == ORIGIN
 
 
+def test_a_libvirt_that_hangs_holds_up_nothing(hosts):
+    """Neither reloads, nor the API, nor the daemon's end; what waits for it is left to itself."""
+    backend, everport = hosts.source.backend, hosts.source.backend.everport
+    sessions = everport.port(DOMAIN)["sessions"]
+    hosts.source.virt.pause()
+    try:
+        for mtu in (1400, 1500):
+            everport.reload(backend.table(mtu=mtu))
+            assert everport.get("/v1/health")["libvirt"] == "not connected: not asked yet"
+        assert (everport.port(DOMAIN)["origin"], everport.port(DOMAIN)["sessions"]) == (ORIGIN, sessions)
+        assert everport.daemon.stop() == 0
+        everport.start_daemon()
+        pings = hosts.pinger()
+        pings.wait_reply(time.monotonic(), 20)
+        pings.stop()
+    finally:
+        hosts.source.virt.resume()
+    wait_until(lambda: everport.get("/v1/health")["libvirt"] == "connected", 60, "libvirt is reached", interval=0.2)
+
+
+def test_switched_off_and_on(hosts):
+    """The port stays, and is the domain's."""
+    backend, everport = hosts.source.backend, hosts.source.backend.everport
+    sessions = everport.port(DOMAIN)["sessions"]
+    everport.reload()
+    assert everport.get("/v1/health")["libvirt"] == "off"
+    assert everport.port(DOMAIN)["origin"] == ORIGIN
+    everport.reload(backend.table())
+    wait_until(lambda: everport.get("/v1/health")["libvirt"] == "connected", 60, "libvirt is reached", interval=0.2)
+    port = everport.port(DOMAIN)
+    assert (port["origin"], port["state"], port["sessions"]) == (ORIGIN, "running", sessions)
+
+
+def test_a_guest_of_which_libvirt_knows_nothing_keeps_its_port(hosts):
+    """libvirt's test driver has domains, but not this one. The daemon is killed meanwhile."""
+    backend, everport = hosts.source.backend, hosts.source.backend.everport
+    connected = lambda: everport.get("/v1/health")["libvirt"] == "connected"
+    everport.reload(backend.table(uri="test:///default"))
+    wait_until(connected, 20, "the test driver is reached")
+    lingers = lambda: "it goes when no QEMU is connected" in everport.ctl_text("events", "--no-follow").stdout
+    wait_until(lingers, 20, "it is said")
+    everport.kill_daemon()
+    everport.start_daemon()
+    wait_until(lingers, 20, "it is said again")
+    assert everport.port(DOMAIN)["origin"] == ORIGIN
+    before = connections(everport)
+    everport.reload(backend.table())
+    wait_until(lambda: connections(everport) > before, 60, "libvirt is reached", interval=0.2)
+    assert everport.port(DOMAIN)["origin"] == ORIGIN
+
+
 def test_libvirt_is_restarted(hosts):
     everport = hosts.source.backend.everport
     before, sessions = connections(everport), everport.port(DOMAIN)["sessions"]
@@ -103,7 +156,7 @@ def test_an_interface_that_gets_no_port(hosts):
         starting.join(90)
         nic_socket.unlink(missing_ok=True)  # a QEMU that is ended while it waits for its back-end leaves it behind
     wait_until(lambda: not any("odd" in problem for problem in host.backend.everport.get("/v1/health")["problems"]),
-               30, "it is none any more", interval=0.2)
+               10, "it is none any more", interval=0.2)  # a start that fails has no event
 
 
 def test_virsh_migrates_it(hosts):
@@ -151,6 +204,22 @@ def test_a_domain_that_ends_takes_its_port_along(stage):
     host.virt.virsh("destroy", DOMAIN)
     clean(stage, host)
     assert f"{DOMAIN}.sock" not in "".join(path.name for path in (host.backend.everport.run_dir / "keeper").iterdir())
+
+
+def test_a_port_of_the_file_becomes_the_domains(stage):
+    """At once: nothing tells of it but the reload."""
+    host, everport = stage.source, stage.source.backend.everport
+    uplink = {"kind": "tap", "device": "ep-file", "bridge": host.net.bridge}
+    everport.reload(host.backend.table(), port_toml("mine", host.socket, [uplink], mac=mac_of(0)))
+    path = stage.work / "domain.xml"
+    path.write_text(domain_xml(host.socket, idle=True))
+    host.virt.virsh("create", path)
+    assert [(port["name"], port["origin"]) for port in everport.ctl("ports")] == [("mine", "file")]
+    everport.reload(host.backend.table())
+    wait_until(lambda: [(port["name"], port["origin"], port["state"] != "waiting") for port in everport.ctl("ports")] ==
+               [(DOMAIN, ORIGIN, True)], 5, "it is the domain's", interval=0.2)
+    host.virt.virsh("destroy", DOMAIN)
+    clean(stage, host)
 
 
 def test_a_domain_that_libvirt_starts_by_itself(stage):

@@ -103,11 +103,14 @@ class WatchingBackend:
 
     def __init__(self, host):
         self.everport = Everport(build_dir() / "bin", host.work, prefix=host.net.prefix(), memory="ordinary")
-        # As Libvirtd has it, which comes later.
-        uri = f"qemu+unix:///system?socket={host.work}/virt/libvirt-sock"
-        self.everport.write_config(
-            f'[libvirt]\nuri = "{uri}"\nsocket_folder = "{host.work}"\n'
-            f'[[libvirt.uplink]]\nkind = "tap"\ndevice = "ep-{{port}}"\nbridge = "{host.net.bridge}"\n')
+        self.host = host
+        self.everport.write_config(self.table())
+
+    def table(self, uri=None, mtu=1500):
+        """[libvirt]; uri: None for that of the host's Libvirtd, which comes later."""
+        uri = uri or f"qemu+unix:///system?socket={self.host.work}/virt/libvirt-sock"
+        return (f'[libvirt]\nuri = "{uri}"\nsocket_folder = "{self.host.work}"\nmtu = {mtu}\n'
+                f'[[libvirt.uplink]]\nkind = "tap"\ndevice = "ep-{{port}}"\nbridge = "{self.host.net.bridge}"\n')
 
     start, stop, logs = ApiBackend.start, ApiBackend.stop, ApiBackend.logs
 

@@ -48,7 +48,8 @@ struct DomainWatchOptions {
 
 // Reports the domains when libvirt is reached, and again after each event that may have changed them, after each Nudge,
 // and after a while in any case (of autostart there is no event), a short one while a domain is not settled; reports
-// also that it is not reached, once for each attempt, and tries again. On a thread of its own, from which `report` is called, one call after the other.
+// also that it is not reached, once for each attempt, and tries again. On a thread of its own, from which `report` is
+// called, one call after the other.
 //
 // A domain that starts has no event before QEMU has its back-ends, for which QEMU waits (libvirt 11.3): whoever is to
 // be that back-end nudges when a socket appears. libvirt lists the domain and gives its XML by then. While an interface

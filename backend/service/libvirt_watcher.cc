@@ -122,7 +122,7 @@ void LibvirtWatcher::OnSighting(migration::Sighting sighting) {
   if (!reached_.ok()) {
     if (first || before.ok()) {
       events_.Add("", "libvirt",
-                  absl::StrCat("not connected: ", reached_.message(), "; ports of its domains stay as they are"), true);
+                  absl::StrCat("not connected, and ports of its domains stay as they are: ", reached_.message()), true);
     }
     return;
   }

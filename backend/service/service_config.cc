@@ -70,7 +70,9 @@ void Service::RemovePort(const std::string& name, Done done) {
                                                            config_path_, "; take it out there and reload")));
   }
   if (!of_domain && !store_error_.ok()) return done(absl::FailedPreconditionError(store_error_.message()));
-  const std::string whose = of_domain ? absl::StrCat(", which was that of ", DomainText(of_domain->domain)) : "";
+  const std::string whose = of_domain ? absl::StrCat("; it was that of ", DomainText(of_domain->domain),
+                                                     ": none comes in its place until no domain has that socket")
+                                      : "";
   const bool saved_by_us = !of_domain;
   libvirt_.Release(PortConfig(FindPort(name)->config()));
   Drop(name);

@@ -118,9 +118,9 @@ absl::StatusOr<StateStore::SavedDomainPorts> StateStore::LoadDomainPorts(const C
     if (config.ok()) {
       saved.ports.push_back({*std::move(config), std::string(uuid->as_string()), std::string(domain->as_string())});
     } else {
-      saved.left_out.push_back(absl::StrCat(
-          domains_path(), ": port of ", DomainText(std::string(domain->as_string())), " left out: ",
-          FirstFault(config.status()), "; it is made anew from what libvirt says"));
+      saved.left_out.push_back(absl::StrCat(domains_path(), ": port of ", DomainText(std::string(domain->as_string())),
+                                            " left out: ", FirstFault(config.status()),
+                                            "; it is made anew from what libvirt says"));
     }
   }
   return saved;

@@ -222,6 +222,28 @@ def test_a_port_of_the_file_becomes_the_domains(stage):
     clean(stage, host)
 
 
+def test_an_interface_is_attached(stage):
+    """Its domain cannot be read until it has its port, which the operator adds when told."""
+    host, everport, hot = stage.source, stage.source.backend.everport, stage.source.work / "hot.sock"
+    path = stage.work / "domain.xml"
+    path.write_text(domain_xml(host.socket, idle=True))
+    host.virt.virsh("create", path)
+    path.write_text(f"""<interface type='vhostuser'><mac address='{mac_of(1)}'/>
+        <source type='unix' path='{hot}' mode='server'/><model type='virtio'/></interface>""")
+    attaching = begin(lambda: host.virt.virsh("attach-device", DOMAIN, path, "--live"))
+    told = f"{hot}: no domain is known to have it, and domain {DOMAIN} cannot be read"
+    wait_until(lambda: told in everport.ctl_text("events", "--no-follow").stdout, 20, "it is said", interval=0.2)
+    everport.ctl("port", "add", "hot", "--socket", str(hot), "--mac", mac_of(1), "--uplink", "tap:ep-hot")
+    attaching.join(60)
+    assert mac_of(1) in host.virt.virsh("domiflist", DOMAIN)
+    origins = lambda: {port["name"]: port["origin"] for port in everport.ctl("ports")}
+    assert origins() == {DOMAIN: ORIGIN, "hot": "api"}
+    host.virt.virsh("destroy", DOMAIN)
+    wait_until(lambda: origins() == {"hot": "api"}, 20, "the domain's port has gone", interval=0.2)
+    everport.ctl("port", "remove", "hot")
+    clean(stage, host)
+
+
 def test_a_domain_that_libvirt_starts_by_itself(stage):
     """While libvirt starts it, it answers nobody: its port must be there before."""
     host, name = stage.source, "auto"

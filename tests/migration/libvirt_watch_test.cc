@@ -36,8 +36,9 @@ class Reports {
   // The first one from `from` on that is so; false: there was none within 20 seconds.
   bool Await(const std::function<bool(const Sighting&)>& accept, size_t from = 0) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(20),
-                             [&] { return std::any_of(all_.begin() + std::min(from, all_.size()), all_.end(), accept); });
+    return changed_.wait_for(lock, std::chrono::seconds(20), [&] {
+      return std::any_of(all_.begin() + std::min(from, all_.size()), all_.end(), accept);
+    });
   }
   bool AwaitCount(size_t count) {
     std::unique_lock lock(mutex_);

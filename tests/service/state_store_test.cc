@@ -92,9 +92,9 @@ TEST_F(StateStoreTest, ADomainsPortThatCannotBeServedIsLeftOutAlone) {
   ASSERT_TRUE(saved.ok()) << saved.status();
   EXPECT_EQ(saved->ports, (std::vector<DomainPort>{ports[0], ports[2]}));
   EXPECT_THAT(saved->left_out,
-              ::testing::ElementsAre(::testing::AllOf(
-                  HasSubstr(dir_ + "/libvirt.json: port of domain vm2 left out: "),
-                  HasSubstr("\"mine-1\" is not a feature contract"), HasSubstr("made anew from what libvirt says"))));
+              ::testing::ElementsAre(::testing::AllOf(HasSubstr(dir_ + "/libvirt.json: port of domain vm2 left out: "),
+                                                      HasSubstr("\"mine-1\" is not a feature contract"),
+                                                      HasSubstr("made anew from what libvirt says"))));
 }
 
 TEST_F(StateStoreTest, GivesBackWhatWasSavedAndMakesTheFolder) {

@@ -60,7 +60,7 @@ class Planner {
  private:
   void Gather();
   void Keep(const DomainPort& port);
-  bool Holds(const DomainPort& port, const Seen& claimant);
+  bool Holds(const DomainPort& port, const Seen* claimant);
   absl::StatusOr<std::optional<DomainPort>> Make(const Seen& seen) const;
   void Admit(std::vector<DomainPort> candidates);
   void Refuse(const std::string& domain, const std::string& socket, const std::string& mac, absl::string_view why);
@@ -98,16 +98,18 @@ void Planner::Gather() {
   }
 }
 
-// Whether the port stays as it is, though its socket is another interface's by what was seen.
-bool Planner::Holds(const DomainPort& port, const Seen& claimant) {
+// Whether the port stays as it is, though its socket is nobody's, or another interface's, by what was seen.
+bool Planner::Holds(const DomainPort& port, const Seen* claimant) {
   const std::string& socket = port.config.socket;
-  if (unreadable_.count(port.uuid) && claimant.domain->uuid != port.uuid) {
-    held_[socket] = absl::StrCat(DomainText(port.domain), ", which cannot be read now, had that socket");
+  if (unreadable_.count(port.uuid)) {  // what it has is not known; whoever else names that socket has to wait
+    if (claimant) held_[socket] = absl::StrCat(DomainText(port.domain), ", which cannot be read now, had that socket");
     return true;
   }
   // A QEMU that runs has taken the socket over; one that may come has not.
-  if (claimant.domain->active || SameInterface(port.config, *claimant.nic) || !in_.may_have_guest(port.config.name))
+  if (!claimant || claimant->domain->active || SameInterface(port.config, *claimant->nic) ||
+      !in_.may_have_guest(port.config.name)) {
     return false;
+  }
   held_[socket] = absl::StrCat("a QEMU of ", DomainText(port.domain), ", interface ", Quote(port.config.mac),
                                ", is connected to that socket");
   plan_.linger.push_back(port.config.name);
@@ -116,15 +118,14 @@ bool Planner::Holds(const DomainPort& port, const Seen& claimant) {
 
 void Planner::Keep(const DomainPort& port) {
   const auto found = by_socket_.find(port.config.socket);
-  if (unreadable_.count(port.uuid)) {  // what it has is not known; whoever else names that socket has to wait
+  const Seen* const claimant = found == by_socket_.end() ? nullptr : found->second;
+  if (Holds(port, claimant)) {
     plan_.made.push_back(port);
-  } else if (found == by_socket_.end()) {
+  } else if (!claimant) {
     if (!in_.may_have_guest(port.config.name)) return plan_.remove.push_back(port.config.name);
     plan_.linger.push_back(port.config.name);
     plan_.made.push_back(port);
-  } else if (Holds(port, *found->second)) {
-    plan_.made.push_back(port);
-  } else if (const Seen& seen = *found->second; SameInterface(port.config, *seen.nic)) {
+  } else if (const Seen& seen = *claimant; SameInterface(port.config, *seen.nic)) {
     plan_.made.push_back({port.config, seen.domain->uuid, seen.domain->domain.name});
   } else {
     auto anew = Make(seen);

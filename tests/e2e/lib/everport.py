@@ -97,10 +97,10 @@ class Everport:
             raise
         return process
 
-    def start_keeper(self, timeout=10):
+    def start_keeper(self, timeout=60):
         self.keeper = self._start("everport-keeper", timeout)
 
-    def start_daemon(self, timeout=30):
+    def start_daemon(self, timeout=120):
         self.daemon = self._start("everportd", timeout)
 
     def start(self):
@@ -128,7 +128,7 @@ class Everport:
 
     def ctl_text(self, *args, check=True):
         command = [str(self.bin / "everportctl"), "--api", str(self.run_dir / "api.sock"), *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}"
                                f"{self.logs()}")
@@ -142,9 +142,9 @@ class Everport:
         return self._request("POST", path, json.dumps(body))
 
     def _request(self, method, path, body=None):
-        connection = http.client.HTTPConnection("everport", timeout=10)
+        connection = http.client.HTTPConnection("everport", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(10)
+        connection.sock.settimeout(60)
         connection.sock.connect(str(self.run_dir / "api.sock"))
         try:
             connection.request(method, path, body)

@@ -167,7 +167,7 @@ class Guest:
         return result.output
 
     def carrier_changes(self, interface="eth0"):
-        return int(self.run(f"cat /sys/class/net/{interface}/carrier_changes", timeout=120))
+        return int(self.run(f"cat /sys/class/net/{interface}/carrier_changes", timeout=300))
 
     def carrier(self):
         return self.run("cat /sys/class/net/eth0/carrier").strip() == "1"
@@ -192,7 +192,7 @@ class Guest:
             if "return" in answer:
                 return answer["return"]
 
-    def _read_qmp(self, timeout=60):
+    def _read_qmp(self, timeout=120):
         """The next answer; events are kept for wait_event."""
         self._qmp.settimeout(timeout)
         line = self._qmp_file.readline()

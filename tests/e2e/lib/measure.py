@@ -68,7 +68,7 @@ class Pinger:
     def stop(self):
         """Ends it, waiting for the last replies; then sent, received, lost and duplicates are known."""
         self._process.signal(signal.SIGTERM)
-        self._process.wait(10)
+        self._process.wait(60)
         return self
 
     @property

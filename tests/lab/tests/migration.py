@@ -28,7 +28,8 @@ ADDRESS = SAVED["address"].split("/")[0]
 CPU = {"a": 2, "b": 3}
 PING_MS = 100  # the guest, emulated twice, answers some ten in a second at least
 ANSWERS = 10
-SLOWLY, AT_ONCE = 1 << 20, 1 << 30  # bytes a second
+SLOWLY, AT_ONCE = 1 << 18, 1 << 30  # bytes a second; the guest has 64 MB
+ANSWER_SECONDS = 120  # within which one comes, on any machine
 
 
 def sh(*commands):
@@ -73,6 +74,8 @@ class World:
         self.guest = self.boot("a", SAVED_STATE)
         self.everport["b"].start()
         self.guest.wait_event("RESUME", 200)
+        # Before that the bridge sends what is for the guest everywhere, and it lies in wait for the guest at host b.
+        wait_until(lambda: f"{vf.mac} dev {wire} " in self.learnt(), 30, "the bridge has heard of the guest")
         self.pings = Pinger([], BUILD / "guest_tools/everport-flow", self.guest.address, work, interval_ms=PING_MS)
         stack.callback(self.pings.close)
 
@@ -80,6 +83,10 @@ class World:
         guest = Guest(SAVED_FILES, self.work / host, self.socket[host], name=f"guest{self.moves}", incoming=incoming, **SAVED)
         self.stack.callback(guest.stop)
         return guest
+
+    @staticmethod
+    def learnt():
+        return subprocess.run(["bridge", "fdb", "show", "br", "br-lab"], stdout=subprocess.PIPE, text=True, check=True).stdout
 
     def port(self):
         return self.everport[self.at].get("/v1/ports/vm")
@@ -103,7 +110,7 @@ class World:
         assert self.port()["path"]["mode"] == MODE[kind]
         before = self.seen()
         wait_until(lambda: self.seen()[self.at, kind] >= before[self.at, kind] + ANSWERS, 60, f"{ANSWERS} answers by {kind}", 0.1)
-        answer = self.pings.wait_reply(time.monotonic(), 120)
+        answer = self.pings.wait_reply(time.monotonic(), ANSWER_SECONDS)
         elsewhere = {place: count - before[place] for place, count in self.seen().items() if place != (self.at, kind)}
         assert here(), self.port()
         assert all(count < ANSWERS for count in elsewhere.values()), elsewhere
@@ -144,7 +151,7 @@ def test_from_a_vf_to_a_vdpa_device_and_back(world):
         for _ in HARDWARE:
             source, begun = HARDWARE[world.at], time.monotonic()
             moved = world.migrate()
-            back = world.pings.wait_reply(moved.resumed - offset, 120)
+            back = world.pings.wait_reply(moved.resumed - offset, ANSWER_SECONDS)
             settled = world.wait_hardware()
             print(f"{source} to {HARDWARE[world.at]}: downtime {moved.downtime_ms:.0f} ms of {moved.total_ms:.0f}; first answer "
                   f"{1000 * (back + offset - moved.resumed):.0f} ms after RESUME; longest gap "

@@ -3,7 +3,10 @@
 network by both, and its traffic goes on."""
 
 import contextlib
+import ctypes
 import pathlib
+import socket
+import struct
 import subprocess
 import time
 
@@ -29,12 +32,39 @@ CPU = {"a": 2, "b": 3}
 PING_MS = 100  # the guest, emulated twice, answers some ten in a second at least
 ANSWERS = 10
 SLOWLY, AT_ONCE = 1 << 18, 1 << 30  # bytes a second; the guest has 64 MB
+SO_ATTACH_FILTER, ETH_P_ALL = 26, 3  # asm-generic/socket.h, linux/if_ether.h
 ANSWER_SECONDS = 120  # within which one comes, on any machine
 
 
 def sh(*commands):
     for command in commands:
         subprocess.run(command, shell=True, check=True)
+
+
+class Announcements:
+    """Of the guest, that come to the network by an interface."""
+
+    RARP = 0x8035
+
+    def __init__(self, stack, interface, mac):
+        self.address = bytes.fromhex(mac.replace(":", ""))
+        self.socket = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        # Frames that a bridge takes are seen by sockets for all protocols alone. ldh [12]; jeq RARP; ret all; ret none
+        code = struct.pack("=" + "HBBI" * 4, 0x28, 0, 0, 12, 0x15, 0, 1, self.RARP, 0x06, 0, 0, 0x40000, 0x06, 0, 0, 0)
+        program = ctypes.create_string_buffer(code)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 4, ctypes.addressof(program)))
+        self.socket.bind((interface, ETH_P_ALL))
+        self.socket.setblocking(False)
+
+    def take(self):
+        """How many have come since this was asked before."""
+        count = 0
+        while True:
+            try:
+                frame, (_, _, kind, *_) = self.socket.recvfrom(2048)
+            except BlockingIOError:
+                return count
+            count += kind != socket.PACKET_OUTGOING and frame[6:12] == self.address
 
 
 class World:
@@ -56,11 +86,13 @@ class World:
         sh("ip link add br-lab type bridge", f"ip link set {wire} up master br-lab", "ip link set lab-vdpa up master br-lab",
            f"ip address add {PEER}/24 dev br-lab && ip link set br-lab up")
         stack.callback(sh, f"ip link del br-lab && ip link set {wire} down")
-        # No ARP by either: the guest only answers, and it is the announcements alone by which the bridge finds it.
+        # No ARP by either: the guest only answers, to what it has got. One that has got nothing since is found by the
+        # announcements alone.
         sh(f"ip link set br-lab address {PEER_MAC}", f"ip neighbor replace {ADDRESS} lladdr {vf.mac} dev br-lab nud permanent")
         # Where the network sees the guest, by host and kind of path.
         self.interface = {("a", "vf"): wire, ("b", "vhost-vdpa"): "lab-vdpa", ("a", "tap"): "lab-a", ("b", "tap"): "lab-b"}
         uplink = {"a": {"kind": "vf", "device": vf.address, "bind": True}, "b": {"kind": "vhost-vdpa", "device": device.node}}
+        self.announcements = {host: Announcements(stack, self.interface[host, kind], vf.mac) for host, kind in HARDWARE.items()}
         self.everport, self.socket = {}, {}
         for host in HARDWARE:
             (work / host).mkdir()
@@ -102,19 +134,31 @@ class World:
         return {place: count(interface) for place, interface in self.interface.items()}
 
     def wait_answers(self, kind):
-        """The guest is served by that and by nothing else, and answers by it."""
-        def here():
-            return self.port()["path"]["kind"] == kind
+        """The guest is served by that and by nothing else, and answers by it; the time of an answer.
 
-        wait_until(here, 60, f"{kind} serves the guest on host {self.at}", interval=0.1)
-        assert self.port()["path"]["mode"] == MODE[kind]
-        before = self.seen()
-        wait_until(lambda: self.seen()[self.at, kind] >= before[self.at, kind] + ANSWERS, 60, f"{ANSWERS} answers by {kind}", 0.1)
-        answer = self.pings.wait_reply(time.monotonic(), ANSWER_SECONDS)
+        Tried until it is so for once: where the machine gives the device's process no CPU, its port leaves it for a while.
+        """
+        wait_until(lambda: self.answers_by(kind), 60, f"host {self.at} serves the guest by {kind} alone", interval=0.1)
+        return self.pings.wait_reply(time.monotonic(), ANSWER_SECONDS)
+
+    def answers_by(self, kind):
+        begin, before = self.port(), self.seen()
+        if begin["path"]["kind"] != kind:
+            return False
+
+        def answered_or_left():
+            return (self.seen()[self.at, kind] >= before[self.at, kind] + ANSWERS
+                    or self.port()["path_switches"] != begin["path_switches"])
+
+        wait_until(answered_or_left, 60, f"{ANSWERS} answers by {kind}", 0.2)
         elsewhere = {place: count - before[place] for place, count in self.seen().items() if place != (self.at, kind)}
-        assert here(), self.port()
+        end = self.port()
+        if end["path_switches"] != begin["path_switches"]:
+            print(f"host {self.at} has left {kind} meanwhile", flush=True)
+            return False
+        assert end["path"]["kind"] == kind and end["path"]["mode"] == MODE[kind], end["path"]
         assert all(count < ANSWERS for count in elsewhere.values()), elsewhere
-        return answer
+        return True
 
     def wait_hardware(self):
         return self.wait_answers(HARDWARE[self.at])
@@ -128,9 +172,11 @@ class World:
         uri, target = f"unix:{self.work}/to{self.moves}", "b" if self.at == "a" else "a"
         arriving = self.boot(target, uri)
         self.guest.qmp("migrate-set-parameters", **{"max-bandwidth": SLOWLY, "downtime-limit": 1000})
+        self.announcements[target].take()
         moved = move(self.guest, arriving, uri, before_switch=self.while_logged, timeout=300)
         assert moved.status == "completed", moved
         self.guest, self.at = arriving, target
+        wait_until(lambda: self.announcements[target].take() > 0, 30, f"the guest is announced by host {target}'s hardware")
         return moved
 
     def logs(self):

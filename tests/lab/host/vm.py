@@ -5,6 +5,7 @@ import os
 import pathlib
 import queue
 import select
+import signal
 import socket
 import threading
 import time
@@ -87,6 +88,7 @@ class Vm:
                                env={"QEMU_MODULE_DIR": f"{root}/usr/lib/x86_64-linux-gnu/qemu"})
         for sock in theirs.values():
             sock.close()
+        self._lost_timer = False
         self.qmp = Qmp(self._ours["qmp"])
         threading.Thread(target=self._serve_monitor, daemon=True).start()
         self._lines = self._ours["run"].makefile("rb")
@@ -117,17 +119,31 @@ class Vm:
         except TimeoutError:
             raise RuntimeError(f"the lab VM has said nothing for {timeout:.0f} s{self.logs()}") from None
         if not line:
-            raise RuntimeError(f"the lab VM has ended{self.logs()}")
+            what = "was ended: its kernel waits for a timer that an emulated CPU has lost" if self._lost_timer else "has ended"
+            raise RuntimeError(f"the lab VM {what}{self.logs()}")
         return json.loads(line)
+
+    def _console_says(self, words):
+        return words in self.console_log.read_text(errors="replace")
+
+    def _watch_timers(self):
+        """Ends the VM if one is lost: no test that sleeps on that CPU ends."""
+        while self.process.alive():
+            if self._console_says(LOST_TIMER):
+                self._lost_timer = True
+                self.process.signal(signal.SIGKILL)
+                return
+            time.sleep(2)
 
     def wait_ready(self, timeout):
         deadline = time.monotonic() + timeout
         while not select.select([self._ours["run"]], [], [], 1)[0]:
-            if LOST_TIMER in self.console_log.read_text(errors="replace"):
+            if self._console_says(LOST_TIMER):
                 raise RuntimeError(f"the lab VM's kernel waits for a timer that an emulated CPU has lost{self.logs()}")
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the lab VM has said nothing for {timeout:.0f} s{self.logs()}")
         self._receive(10)
+        threading.Thread(target=self._watch_timers, daemon=True).start()
 
     def run(self, test, on_line):
         """(exit status, seconds); on_line gets the test's output as it comes. It has our own EVERPORT_… settings."""

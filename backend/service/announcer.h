@@ -24,6 +24,9 @@ class Announcer {
   bool Asked(const MacAddress& mac);
   // A path serves the guest. moved: from another one; arrived: the guest had been running before its rings came here.
   void Served(bool moved, bool arrived);
+  // A device tells the network itself before it serves the guest: what is left of the rounds by the path before it is
+  // not sent, which would take that back.
+  void Hush() { timer_.cancel(); }
   // Its session is over: the next one's guest may be another.
   void Forget();
 

@@ -62,7 +62,7 @@ Port::Port(PortConfig config, FeatureContract contract, PortEnvironment& environ
       path_(config_.name, {environment.io, environment.pollers, environment.uplinks.mempools}, uplinks_, counters_,
             {[this](const PathSwitch::Report& report) { OnSwitched(report); },
              [this](int index, const std::string& why) { uplinks_.Report(index, Trouble::kError, why); },
-             [this] { Reconcile(); }, [this] { return announcer_.mac(); }}),
+             [this] { Reconcile(); }, [this] { return announcer_.mac(); }, [this] { announcer_.Hush(); }}),
       announcer_(environment.io, [this](const MacAddress& mac) { return path_.Announce(mac); }),
       timer_(environment.io) {
   uplinks_.SetConfig(config_);

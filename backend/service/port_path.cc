@@ -192,6 +192,7 @@ void PortPath::StartRelay(int path) {
 void PortPath::StartOffload(int path) {
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
   if (path == active()) return BeginOffload(path);
+  hooks_.hush();
   worker_->Run<absl::Status>(
       [device = uplinks_.at(path).open->offload, frame = MakeRarp(hooks_.guest_mac())] {
         return device->Announce(frame);

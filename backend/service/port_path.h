@@ -37,6 +37,8 @@ class PortPath {
     std::function<void()> changed;
     // By which a device that is about to be given the rings tells the network of the guest.
     std::function<MacAddress()> guest_mac;
+    // It is about to do so: the path before it is not to tell the network any more.
+    std::function<void()> hush;
   };
   PortPath(std::string port, Environment environment, UplinkSet& uplinks, std::shared_ptr<LaneCounters> counters,
            Hooks hooks);

@@ -37,6 +37,16 @@ TEST_F(AnnouncerTest, AGuestThatHasArrivedIsAnnouncedAsOftenAsQemuDoes) {
   EXPECT_THAT(sent_, Each(kConfigured));
 }
 
+TEST_F(AnnouncerTest, WhatIsLeftToBeSaidByAPathThatADeviceReplacesIsNotSaid) {
+  announcer_->Served(true, false);
+  announcer_->Hush();
+  RunOut();
+  EXPECT_THAT(sent_, SizeIs(1)) << "by the path before, at once";
+  announcer_->Served(true, false);
+  RunOut();
+  EXPECT_THAT(sent_, SizeIs(1 + kAnnounceRounds)) << "back on it";
+}
+
 TEST_F(AnnouncerTest, OneThatIsBootedIsNot) {
   announcer_->Served(false, false);
   RunOut();

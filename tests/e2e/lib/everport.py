@@ -164,6 +164,10 @@ class Everport:
         """How long the daemon's parts took at its last start: eal_ms, uplinks_ms, replay_ms, total_ms."""
         return self.get("/v1/health")["startup"]
 
+    def not_announced(self):
+        """How often the daemon has said that a device did not tell the network of a guest."""
+        return pathlib.Path(self.daemon.log_path).read_text().count("the guest is not announced")
+
     def stop(self):
         for process in (self.daemon, self.keeper):
             if process:

@@ -140,9 +140,26 @@ void Port::OnSession(const SessionEvent& event) {
 }
 
 void Port::Announce(const MacAddress& mac) {
-  if (!announcer_.Asked(mac)) return;
+  const Announcement made = announcer_.Asked(mac);
+  const bool sent = made == Announcement::kSent || made == Announcement::kUnserved;
+  if (!sent && std::exchange(told_announced_, mac) == mac) return;  // QEMU asks five times
+  NoteAnnouncement(made, true);
+}
+
+// asked: by the front-end.
+void Port::NoteAnnouncement(Announcement made, bool asked) {
+  if (made == Announcement::kUnserved) return;
+  const std::string guest = absl::StrCat("guest ", FormatMac(announcer_.mac().data()));
+  const std::string path = PathText(path_.active());
+  if (made == Announcement::kSent)
+    return env_.events.Add(config_.name, "announce", absl::StrCat(guest, " announced through ", path));
+  if (made == Announcement::kMade)
+    return env_.events.Add(config_.name, "announce",
+                           absl::StrCat(guest, " announced through ", path, " before it was given the guest's rings"));
   env_.events.Add(config_.name, "announce",
-                  absl::StrCat("guest ", FormatMac(mac.data()), " announced through ", PathText(path_.active())));
+                  absl::StrCat(guest, " is not announced: ", path, " sends only what the guest sends; the network ",
+                               "finds the guest by its next frame"),
+                  asked);
 }
 
 void Port::SetConfig(const PortConfig& config) {
@@ -318,7 +335,12 @@ void Port::OnSwitched(const PathSwitch::Report& report) {
   if (!report.refused.empty()) absl::StrAppend(&message, "; refused: ", report.refused);
   if (report.to >= 0 || report.from >= 0)
     env_.events.AddPath(config_.name, change, message, report.from >= 0 && !report.orderly);
-  if (report.to >= 0) announcer_.Served(moved, report.from < 0 && guest_ && guest_->arrived());
+  if (report.to >= 0) {
+    told_announced_.reset();
+    const bool asked = announcer_.due();
+    const Announcement made = announcer_.Served(moved, report.from < 0 && guest_ && guest_->arrived());
+    if (made != Announcement::kSent) NoteAnnouncement(made, asked);  // a lane's goes without saying
+  }
   if (Done done = std::exchange(choosing_, nullptr)) {
     done(report.to == chosen_ ? absl::OkStatus()
                               : absl::FailedPreconditionError(absl::StrCat("port ", config_.name, ": ", report.refused,

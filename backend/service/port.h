@@ -4,6 +4,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,7 @@ class Port {
   std::string Cause(int wanted) const;
   void OnSwitched(const PathSwitch::Report& report);
   void SetMac();
+  void NoteAnnouncement(Announcement made, bool asked);
   void ArmTimer(absl::Time when);
   void NoteState();
   void TellPeers();
@@ -147,6 +149,7 @@ class Port {
   std::vector<std::function<void()>> settling_;
   bool told_no_path_ = false;
   Announcer announcer_;
+  std::optional<MacAddress> told_announced_;  // what was asked for and not sent: told once on each path
   boost::asio::steady_timer timer_;
   PathSwitchStats switches_;
 

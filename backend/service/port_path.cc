@@ -188,17 +188,19 @@ void PortPath::StartRelay(int path) {
   Apply(machine_.StartFailed(std::string(status.message()), absl::Now()));
 }
 
-// The network is told first, while the guest is still served: it is to find the guest where it is about to be.
+// The network is told first, while the guest is still served: it is to find the guest where it is about to be. Later it
+// cannot be told: the device serves the guest's rings alone, and giving it one of ours takes them away from the guest.
 void PortPath::StartOffload(int path) {
   if (!worker_) worker_ = std::make_unique<DeviceWorker>(env_.io);
   if (path == active()) return BeginOffload(path);
   hooks_.hush();
+  announced_.reset();
+  const MacAddress mac = hooks_.guest_mac();
   worker_->Run<absl::Status>(
-      [device = uplinks_.at(path).open->offload, frame = MakeRarp(hooks_.guest_mac())] {
-        return device->Announce(frame);
-      },
-      [this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_, path](const absl::Status& status) {
+      [device = uplinks_.at(path).open->offload, frame = MakeRarp(mac)] { return device->Announce(frame); },
+      [this, weak = std::weak_ptr<PortPath*>(alive_), run = runs_, path, mac](const absl::Status& status) {
         if (!weak.lock() || run != runs_) return;
+        if (status.ok()) announced_ = mac;
         if (!status.ok() && !absl::IsUnimplemented(status))
           spdlog::warn("port {}: the guest is not announced: {}", port_, std::string(status.message()));
         BeginOffload(path);
@@ -345,11 +347,13 @@ uint64_t PortPath::StalledMs(absl::Time now) {
   return offload_ ? offload_->StalledMs(now) : 0;
 }
 
-bool PortPath::Announce(const MacAddress& mac) {
-  if (!lane_ || active() < 0) return false;
+Announcement PortPath::Announce(const MacAddress& mac) {
+  if (offload_) return announced_ == mac ? Announcement::kMade : Announcement::kNotMade;
+  if (vdpa_ && vdpa_->serving()) return Announcement::kNotMade;
+  if (!lane_ || active() < 0) return Announcement::kUnserved;
   lane_->Announce(mac.data());
   poller_->Wake();
-  return true;
+  return Announcement::kSent;
 }
 
 }  // namespace everport

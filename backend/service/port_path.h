@@ -3,12 +3,14 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/datapath/lane.h"
 #include "backend/datapath/mempools.h"
 #include "backend/datapath/poller_group.h"
+#include "backend/service/announcer.h"
 #include "backend/service/offload_path.h"
 #include "backend/service/uplink_set.h"
 #include "backend/service/vdpa_path.h"
@@ -74,8 +76,7 @@ class PortPath {
   const PollerChoice& placement() const { return placement_; }
   int guest_node() const { return guest_node_; }
   uint64_t StalledMs(absl::Time now);
-  // Whether there is a way to send the announcement now.
-  bool Announce(const MacAddress& mac);
+  Announcement Announce(const MacAddress& mac);
 
  private:
   void Apply(PathSwitch::Action action);
@@ -122,7 +123,8 @@ class PortPath {
   std::unique_ptr<OffloadPath> offload_;
   std::unique_ptr<VdpaPath> vdpa_;  // of the guest's session; nullptr: it cannot have such devices
   uint64_t runs_ = 0;
-  uint64_t lost_ = 0;  // by the lane that the device being started replaces
+  uint64_t lost_ = 0;                    // by the lane that the device being started replaces
+  std::optional<MacAddress> announced_;  // by the offload device, before it was given the rings
 };
 
 }  // namespace everport

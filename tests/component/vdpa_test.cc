@@ -362,6 +362,26 @@ TEST_F(VdpaTest, AGuestThatStopsAndGoesOnIsOnTheDeviceAgain) {
   EXPECT_EQ(out_.doubled, 0u);
 }
 
+// There is no way to send a frame beside the guest's: that is told, and made good by the next path that can.
+TEST_F(VdpaTest, AnAnnouncementThatTheDeviceCannotSendIsTold) {
+  constexpr uint8_t kAsked[6] = {0x52, 0x54, 0, 0, 0xee, 0x13};
+  StartWith("fake-vdpa0");
+  ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();
+  const std::string told =
+      "guest 52:54:00:00:ee:13 is not announced: vdpa fake-vdpa0, offload sends only what the guest sends";
+  ASSERT_OK(vm_->SendRarp(kAsked));
+  EXPECT_TRUE(WaitUntil([&] { return Events().find(told) != std::string::npos; })) << Events();
+  auto rarp = fakes::PacketFarEnd::Open("vdtap", 0x8035);
+  ASSERT_TRUE(rarp.ok()) << rarp.status();
+  ASSERT_OK(Switch(kTap));
+  bool heard = false;
+  EXPECT_TRUE(WaitUntil([&] {
+    Round(false);
+    (*rarp)->Poll([&](std::span<const uint8_t> frame) { heard |= std::equal(kAsked, kAsked + 6, &frame[6]); });
+    return heard;
+  })) << Events();
+}
+
 TEST_F(VdpaTest, AKilledDaemonComesBackOnTheDevice) {
   StartWith("fake-vdpa0");
   ASSERT_TRUE(WaitUntil([&] { return On(kDevice); })) << View() << stack_.Logs();

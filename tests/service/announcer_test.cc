@@ -21,10 +21,10 @@ class AnnouncerTest : public testing::Test {
     io_.run();
   }
   boost::asio::io_context io_;
-  bool way_ = true;
+  Announcement way_ = Announcement::kSent;
   std::vector<MacAddress> sent_;
   std::optional<Announcer> announcer_{std::in_place, io_, [this](const MacAddress& mac) {
-                                        if (way_) sent_.push_back(mac);
+                                        if (way_ != Announcement::kUnserved) sent_.push_back(mac);
                                         return way_;
                                       }};
 };
@@ -54,15 +54,16 @@ TEST_F(AnnouncerTest, OneThatIsBootedIsNot) {
 }
 
 TEST_F(AnnouncerTest, WhatTheFrontEndAsksForIsMadeOnceEachTime) {
-  EXPECT_TRUE(announcer_->Asked(kAsked));
+  EXPECT_EQ(announcer_->Asked(kAsked), Announcement::kSent);
   RunOut();
   EXPECT_THAT(sent_, ElementsAre(kAsked));
 }
 
 TEST_F(AnnouncerTest, WhatIsAskedForBeforeTheRingsAreServedIsMadeThen) {
-  way_ = false;
-  EXPECT_FALSE(announcer_->Asked(kAsked));
-  way_ = true;
+  way_ = Announcement::kUnserved;
+  EXPECT_EQ(announcer_->Asked(kAsked), Announcement::kUnserved);
+  EXPECT_TRUE(announcer_->due());
+  way_ = Announcement::kSent;
   announcer_->Served(false, false);
   EXPECT_THAT(sent_, ElementsAre(kAsked));
   RunOut();
@@ -71,6 +72,19 @@ TEST_F(AnnouncerTest, WhatIsAskedForBeforeTheRingsAreServedIsMadeThen) {
   EXPECT_THAT(sent_, SizeIs(0)) << "that was made already";
   announcer_->Served(true, false);
   EXPECT_THAT(sent_, ElementsAre(kAsked)) << "the front-end knows the address better";
+}
+
+TEST_F(AnnouncerTest, WhatADeviceCannotSendAgainIsNotTriedAgain) {
+  for (const Announcement way : {Announcement::kMade, Announcement::kNotMade}) {
+    way_ = way;
+    EXPECT_EQ(announcer_->Served(true, false), way) << "for the caller to tell";
+    EXPECT_EQ(announcer_->Asked(kAsked), way);
+    EXPECT_FALSE(announcer_->due());
+    RunOut();
+    EXPECT_THAT(sent_, SizeIs(2)) << "the one for each";
+    sent_.clear();
+  }
+  EXPECT_EQ(announcer_->Served(false, false), Announcement::kUnserved) << "nothing was called for";
 }
 
 TEST_F(AnnouncerTest, AnotherSessionsGuestIsNotAnnouncedByTheLastOnesAddress) {

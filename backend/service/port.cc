@@ -132,6 +132,8 @@ void Port::OnSession(const SessionEvent& event) {
   if (session_ == SessionState::kWaiting && event.state != SessionState::kWaiting) ++sessions_;
   session_ = event.state;
   session_reason_ = event.reason;
+  // The next session's guest may be another. Connections of ours that are taken up anew end no session.
+  if (session_ == SessionState::kWaiting) announcer_.Forget();
   if (const auto told = postcopy_.Take(event, absl::Now()))
     env_.events.Add(config_.name, "migration", told->message, told->warning);
   if (config_.postcopy) PostReconcile()();

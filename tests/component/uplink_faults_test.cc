@@ -142,6 +142,34 @@ TEST_F(UplinkFaultsTest, AfterASwitchTheGuestIsAnnouncedFiveTimesOnTheNewPath) {
   }
 }
 
+TEST_F(UplinkFaultsTest, WhatOneSessionsFrontEndAsksToBeAnnouncedIsForgottenWithIt) {
+  constexpr uint8_t kAsked[6] = {0x52, 0x54, 0, 0, 0xee, 0x77}, kConfigured[6] = {0x52, 0x54, 0, 0, 0xee, 0x02};
+  ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}));
+  ASSERT_TRUE(
+      Until([&] { return Path() == 0 && Port().at("uplinks").at(1).at("state") == "standby"; }, "both are open"));
+  ASSERT_TRUE(guest_->SendRarp(kAsked).ok());
+  ASSERT_TRUE(Until([&] { return EventWith("guest 52:54:00:00:ee:77 announced through") >= 0; }, "asked"));
+  guest_.reset();  // it would be found again at its socket
+  guest_ = std::make_unique<fakes::FrontEnd>(fakes::FrontEndOptions{.socket = stack_.Socket("vm")});
+  ASSERT_TRUE(guest_->Connect(absl::Seconds(10)).ok());
+  ASSERT_TRUE(Until([&] { return Port().at("sessions") == 2 && Port().at("state") == "running" && Path() == 0; },
+                    "another guest"));
+  Hear("uftap");
+  auto rarp = fakes::PacketFarEnd::Open("uftap", 0x8035);
+  ASSERT_TRUE(rarp.ok()) << rarp.status();
+  ASSERT_TRUE(stack_.Post("/v1/ports/vm/path", "{\"index\": 1}").ok());
+  std::vector<uint8_t> first;
+  ASSERT_TRUE(Until(
+      [&] {
+        (*rarp)->Poll([&](std::span<const uint8_t> frame) {
+          if (first.empty()) first.assign(frame.begin(), frame.end());
+        });
+        return first.size() >= 12;
+      },
+      "an announcement"));
+  EXPECT_TRUE(std::equal(kConfigured, kConfigured + 6, first.begin() + 6));
+}
+
 TEST_F(UplinkFaultsTest, AnUplinkChosenByHandThatFailsIsToldWhereverOneLooks) {
   ASSERT_NO_FATAL_FAILURE(Start({"tap", "uftap"}, 1000));
   ASSERT_TRUE(

@@ -13,9 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "backend/api/accept_loop.h"
 #include "backend/api/http_session.h"
-#include "backend/api/refusal_log.h"
 #include "backend/api/tls_handshake.h"
 #include "backend/base/log.h"
+#include "backend/base/refusal_log.h"
 #include "backend/tls/any_stream_of.h"
 #include "backend/tls/context.h"
 #include "backend/tls/failure.h"
@@ -111,7 +111,7 @@ class TlsListener::Impl : public std::enable_shared_from_this<Impl> {
   std::list<std::shared_ptr<TlsHandshake>> handshakes_;  // and those that linger; the oldest first
   uint64_t accepted_ = 0;
   std::map<TlsCause, uint64_t> refused_;
-  RefusalLog log_;
+  RefusalLog log_{"api", "more connections were refused; everport_api_tcp_refused_total tells why"};
 };
 
 void TlsListener::Impl::Configure(const std::optional<ListenConfig>& config) {

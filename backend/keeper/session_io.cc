@@ -56,7 +56,8 @@ SessionIo::SessionIo(boost::asio::io_context& io, SocketWatch& watch, EventSigna
       hold_back_(io),
       frontend_settled_(io),
       daemon_settled_(io),
-      resync_pause_(io) {
+      resync_pause_(io),
+      notes_(spec.name, "more lines like these were left out") {
   accept_.Want(true);
   watch_.Watch(spec.socket, [this] {
     // bind() makes the name, listen() comes after it: the retries that follow are quick.
@@ -247,7 +248,7 @@ void SessionIo::Do(Synced&) {
 }
 
 void SessionIo::Do(Note& action) {
-  spdlog::warn("{}: {}", spec().name, action.text);
+  notes_.Note(action.text, Clock::now());
 }
 
 void SessionIo::Do(ArmDeadline& action) {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backend/base/event_signal.h"
+#include "backend/base/refusal_log.h"
 #include "backend/keeper/acceptor.h"
 #include "backend/keeper/fd_watcher.h"
 #include "backend/keeper/index_page_file.h"
@@ -106,6 +107,7 @@ class SessionIo {
   std::string connect_trouble_;      // as logged last
   Clock::time_point resync_window_;  // when the present second began
   unsigned resyncs_ = 0;             // in it
+  RefusalLog notes_;                 // the front-end causes them
 };
 
 }  // namespace everport

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "backend/api/metrics.h"
-#include "backend/api/refusal_log.h"
+#include "backend/base/refusal_log.h"
 #include "tests/api/raw_tls_client.h"
 #include "tests/api/tls_daemon.h"
 
@@ -514,7 +514,7 @@ TEST(TlsListenerTest, RefusalsAreMetrics) {
 }
 
 TEST(RefusalLogTest, SoManyLinesAMinute) {
-  RefusalLog log;
+  RefusalLog log("api", "more");
   const std::chrono::steady_clock::time_point begin{};
   for (unsigned i = 0; i < RefusalLog::kLines; ++i) EXPECT_TRUE(log.Note("x", begin + std::chrono::seconds(i)));
   EXPECT_FALSE(log.Note("x", begin + std::chrono::seconds(59)));

@@ -366,6 +366,31 @@ TEST_F(HostileSession, AnnouncementsWithoutEnd) {
   EXPECT_LT(stack_->keeper().log().size() - keeper_log, kMost);
 }
 
+// What is refused is told in the keeper's log, but not each time.
+TEST_F(HostileSession, RefusalsWithoutEnd) {
+  constexpr int kAll = 20'000;
+  ASSERT_TRUE(bystanders_->ready()) << stack_->Logs();
+  GoodSession(*stack_, Options());
+  const size_t keeper_log = stack_->keeper().log().size();
+  {
+    FrontEnd hostile(Options());
+    ASSERT_TRUE(hostile.Connect(absl::Seconds(10)).ok()) << stack_->Logs();
+    int sent = 0;
+    EXPECT_TRUE(bystanders_->RunUntil(
+        [&] {
+          for (int i = 0; i < 500; ++i) ThrowValue(hostile, Request::kNetSetMtu, uint64_t{1});
+          return (sent += 500) >= kAll;
+        },
+        absl::Seconds(60)));
+    EXPECT_TRUE(hostile.Ask(Request::kGetFeatures).ok()) << stack_->Logs();  // the keeper is through
+  }
+  GoodSession(*stack_, Options());
+  EXPECT_EQ(bystanders_->Loss(), "") << stack_->Logs();
+  const std::string said = stack_->keeper().log().substr(keeper_log);
+  EXPECT_NE(said.find("NET_SET_MTU: 1 is refused"), std::string::npos) << said;
+  EXPECT_LT(said.size(), size_t{kAll}) << said.substr(0, 1000);  // a line for each would be many times that
+}
+
 // A hundred front-ends in a row that get half way and leave.
 TEST_F(HostileSession, HalfHandshakesWithoutEnd) {
   ASSERT_TRUE(bystanders_->ready()) << stack_->Logs();

@@ -27,6 +27,8 @@ using libvirt::LibvirtError;
 using libvirt::StatusOf;
 using libvirt::Waited;
 
+constexpr absl::Duration kReadAtLeast = absl::Milliseconds(100);
+
 // What the watch, its thread and libvirt's event loop have in common; the last of them frees it.
 class Bell {
  public:
@@ -129,7 +131,7 @@ class Observer {
   absl::Status List(unsigned flags, std::vector<DomainRef>& domains);
   std::string UuidOf(const DomainRef& domain) const;
   static Answer Ask(const Lib& lib, const DomainRef& domain);
-  std::optional<SeenDomain> Read(const DomainRef& domain, const std::string& uuid);
+  std::optional<SeenDomain> Read(const DomainRef& domain, const std::string& uuid, absl::Time end);
 
   const Lib& lib_;
   const Connection connection_;
@@ -187,12 +189,13 @@ Sighting Observer::Look() {
   std::map<std::string, Waited<Answer>> before;
   before.swap(reading_);
   std::set<std::string> seen;
+  const absl::Time end = absl::Now() + options_.read_timeout;
   for (const auto* domains : {&active, &others}) {
     for (const DomainRef& domain : *domains) {
       const std::string uuid = UuidOf(domain);
       if (!seen.insert(uuid).second) continue;
       if (const auto found = before.find(uuid); found != before.end()) reading_.insert(before.extract(found));
-      auto read = Read(domain, uuid);
+      auto read = Read(domain, uuid, end);
       if (!read) continue;
       read->active = domains == &active;
       sighting.domains.push_back(*std::move(read));
@@ -218,8 +221,9 @@ Observer::Answer Observer::Ask(const Lib& lib, const DomainRef& domain) {
   return answer;
 }
 
-// Nothing: it has ended meanwhile.
-std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::string& uuid) {
+// Nothing: it has ended meanwhile. end: until when all of them have time to answer; each has a little time of its own,
+// so that those that do not answer hold up the others once, and not one after the other.
+std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::string& uuid, absl::Time end) {
   SeenDomain active;
   active.uuid = uuid;
   active.settled = false;
@@ -233,7 +237,7 @@ std::optional<SeenDomain> Observer::Read(const DomainRef& domain, const std::str
   // What it answers to an earlier question is not what it has now.
   if (again) reading_.erase(found);
   Waited<Answer> question([&lib = lib_, domain] { return Ask(lib, domain); });
-  const auto answer = question.Wait(options_.read_timeout);
+  const auto answer = question.Wait(std::max(end - absl::Now(), kReadAtLeast));
   if (!answer) {
     reading_.emplace(uuid, std::move(question));
     active.status = absl::DeadlineExceededError("libvirt does not give its XML");

@@ -30,7 +30,8 @@ constexpr uint64_t kIotlbMsgV2 = Bit(1), kIotlbBatch = Bit(2), kSuspend = Bit(4)
 constexpr uint64_t kPage = 4096;
 constexpr absl::Duration kControlBound = absl::Seconds(1);
 constexpr uint32_t kAnnouncingRing = 1;  // transmitq1
-constexpr absl::Duration kAnnouncingBound = absl::Milliseconds(20);
+// The guest is served by another path meanwhile. A device that is a process may be without CPU for a while.
+constexpr absl::Duration kAnnouncingBound = absl::Milliseconds(100);
 
 }  // namespace
 

@@ -272,11 +272,21 @@ void Service::TidyKeeper() {
         events_.Add(session.spec.name, "keeper", absl::StrCat("unknown, but its session is kept: ", why), true);
       } else {
         events_.Add(session.spec.name, "keeper", "no longer configured: its session is ended", true);
-        keeper_->Send(RemoveRequest{session.spec.name}, [](absl::StatusOr<KeeperClient::Answer>) {});
+        keeper_->Send(RemoveRequest{session.spec.name},
+                      [this, socket = session.spec.socket](const absl::StatusOr<KeeperClient::Answer>& removed) {
+                        if (removed.ok()) ConnectAt(socket);
+                      });
       }
     }
     NoteProgress();
   });
+}
+
+// The port that was refused this socket while a session of another name had it.
+void Service::ConnectAt(const std::string& socket) {
+  for (const auto& port : ports_) {
+    if (port->config().socket == socket) return Connect(port->config().name, [](absl::Status) {});
+  }
 }
 
 // Empty: what is not known to us is nobody's.

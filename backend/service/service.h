@@ -91,6 +91,7 @@ class Service : public ServiceApi, private KeeperClient::Listener, private Libvi
   void PeersChanged(const std::string& name);
   void ReleaseHold();
   void TidyKeeper();
+  void ConnectAt(const std::string& socket);
   void NoteProgress();
   std::string WhyKept() const;
   StartupView Startup() const;

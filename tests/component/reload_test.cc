@@ -145,6 +145,29 @@ TEST_F(ReloadTest, ASavedPortThatClashesWithTheFileIsKeptUntilItDoesNot) {
   EXPECT_TRUE(Eventually([&] { return device().find("net_null1") != std::string::npos; })) << device() << stack_.Logs();
 }
 
+// Its session is ended, and the file's port served at once: not only after the next start.
+TEST_F(ReloadTest, AFilesPortTakesOverTheSocketOfAnotherName) {
+  const std::string socket = stack_.Socket("heir");
+  ASSERT_TRUE(stack_
+                  .Post("/v1/ports", absl::StrCat(R"({"name":"before","socket":")", socket,
+                                                  R"(","uplink":[{"kind":"vdev","device":"net_null1"}]})"))
+                  .ok())
+      << stack_.Logs();
+  stack_.KillDaemon();
+  stack_.AddPort({.name = "heir", .uplink_kind = "vdev", .uplink_device = "net_null2"});
+  stack_.WriteConfig();
+  ASSERT_TRUE(stack_.StartDaemon().ok()) << stack_.Logs();
+  ASSERT_TRUE(stack_.keeper().WaitLog("heir: served for daemon", absl::Seconds(10))) << stack_.Logs();
+  FrontEnd guest({.socket = socket});  // later: else it would be a guest of the session that ends
+  const absl::Status connected = guest.Connect(absl::Seconds(10));
+  ASSERT_TRUE(connected.ok()) << connected << "\n" << stack_.Logs();
+  EXPECT_TRUE(Eventually([&] { return stack_.PortState("heir") == "running"; })) << stack_.Logs();
+  // What is saved of the other is left out, and can be removed.
+  EXPECT_TRUE(stack_.Delete("/v1/ports/before").ok());
+  stack_.RemovePort("heir");
+  Reload();
+}
+
 TEST_F(ReloadTest, TheSameFileChangesNothing) {
   const size_t from = stack_.daemon().log().size();
   Reload();

@@ -257,8 +257,13 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
           StatusOf(*ended, "libvirt",
                    postcopy_refused ? "migrate without --postcopy" : "see the logs of libvirtd and QEMU on both hosts");
       if (abort_at == absl::InfiniteFuture()) return status;
-      return absl::DeadlineExceededError(absl::StrCat("no progress for ", absl::FormatDuration(options_.timeout),
-                                                      ": the destination has stopped answering; ", status.message()));
+      const std::string after = absl::FormatDuration(options_.timeout);
+      return absl::DeadlineExceededError(absl::StrCat(
+          transferred == 0
+              ? absl::StrCat("nothing was sent within ", after, ": the destination was still preparing the guest's ",
+                             "memory, for which a longer --timeout gives time, or has stopped answering; ")
+              : absl::StrCat("no progress for ", after, ": the destination has stopped answering; "),
+          status.message()));
     }
     const absl::Time now = absl::Now();
     std::optional<Job> job = ReadJob(domain_, 0, nullptr);

@@ -111,7 +111,12 @@ int virDomainGetJobStats(virDomain*, int*, virTypedParameterPtr*, int*, unsigned
   return -1;
 }
 int virDomainAbortJob(virDomain*) {
-  return Fail(VIR_ERR_OPERATION_INVALID);
+  FakeLibvirt& fake = *fake_libvirt();
+  const std::lock_guard lock(fake.mutex);
+  if (!fake.aborts) return Fail(VIR_ERR_OPERATION_INVALID);
+  fake.migrating = false;
+  fake.changed.notify_all();
+  return 0;
 }
 int virDomainMigrateStartPostCopy(virDomain*, unsigned) {
   return -1;

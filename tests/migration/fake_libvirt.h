@@ -21,6 +21,7 @@ struct FakeLibvirt {
   FakeHost source, destination;
   bool migrating = false;  // until it is set to false the call does not return
   bool moved = false;      // what it returns then
+  bool aborts = false;     // virDomainAbortJob ends it; else that is refused
 };
 
 }  // namespace everport::migration

@@ -2,6 +2,7 @@
 #include "migration/libvirt_client.h"
 
 #include <dlfcn.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <libvirt/libvirt.h>
 
@@ -26,7 +27,7 @@ class LibvirtClientTest : public testing::Test {
     const std::lock_guard lock(Fake().mutex);
     Fake().source = Fake().destination = {};
     Fake().source.state = VIR_DOMAIN_RUNNING;
-    Fake().moved = false;
+    Fake().moved = Fake().aborts = false;
   }
   ~LibvirtClientTest() override { EndCall(); }
   template <typename Change>
@@ -86,6 +87,18 @@ TEST_F(LibvirtClientTest, ACallThatFailedLeavesTheGuestWhereItRuns) {
   });
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_EQ(client_->Settle(), Place::kSource);
+}
+
+// It may as well be preparing a large guest's memory: the cause is not known.
+TEST_F(LibvirtClientTest, ADestinationThatIsSentNothingInTimeIsSaidToPrepareOrToHaveStoppedAnswering) {
+  With([] { Fake().aborts = true; });
+  ASSERT_TRUE(client_->Read().ok());
+  ASSERT_TRUE(client_->CheckDestination().ok());
+  const absl::Status status = client_->Migrate({}, [](const Progress&) { return true; });
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              testing::StartsWith("nothing was sent within 2s: the destination was still preparing the guest's memory, "
+                                  "for which a longer --timeout gives time, or has stopped answering; "));
 }
 
 TEST_F(LibvirtClientTest, ASourceWhoseLibvirtWasStartedAnewIsAskedAgain) {

@@ -179,6 +179,8 @@ class Workflow {
   void Cancel() { cancelled_ = true; }
   // Any thread: what there would be to remove by hand if all ended now.
   std::vector<Leftover> Left() const;
+  // Any thread: the hypervisors are at it, and go on by themselves.
+  bool migrating() const { return migrating_; }
 
  private:
   struct Pair {
@@ -218,7 +220,7 @@ class Workflow {
   Hypervisor& hypervisor_;
   Observer& observer_;
   const std::function<void(absl::Duration)> sleep_;
-  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> cancelled_{false}, migrating_{false};
 
   std::string stage_;  // that runs
   std::string found_;  // what it has to say when it is done

@@ -253,13 +253,14 @@ absl::Status Workflow::Migrate() {
   for (const Pair& pair : pairs_) sockets[pair.source.socket] = pair.wish.port.socket;
   const std::string what = absl::StrCat("domain ", options_.domain, " at the destination");
   AddLeft({what, absl::StrCat(hypervisor_.DestinationCommand(), " destroy ", options_.domain)});
-  moving_ = true;
+  moving_ = migrating_ = true;
   absl::Status status = hypervisor_.Migrate(sockets, [this](const Progress& progress) {
     observer_.OnProgress(progress);
     if (options_.cancel_after_s >= 0 && progress.elapsed_s >= options_.cancel_after_s) cancelled_ = true;
     return !cancelled_ && DestinationServes(progress.elapsed_s);
   });
   report_.place = status.ok() ? Place::kDestination : hypervisor_.Settle();
+  migrating_ = report_.place == Place::kUnknown;
   if (!status.ok() && !destination_gone_.ok()) status = destination_gone_;
   if (report_.place != Place::kDestination) return status;
   TakeLeft(what);

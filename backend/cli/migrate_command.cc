@@ -49,13 +49,7 @@ class Signals {
 };
 
 // One that comes to the end by force has no time for more than to say what it leaves.
-[[noreturn]] void GiveUp(const std::string& domain, const std::vector<migration::Leftover>& left) {
-  std::string text = absl::StrCat("everportctl: ", domain, ": ended by a second signal");
-  for (const migration::Leftover& leftover : left) {
-    absl::StrAppend(&text, "; left behind: ", leftover.what, ", take it away with `", leftover.command, "`");
-  }
-  if (left.empty()) absl::StrAppend(&text, "; nothing was left behind");
-  text += "\n";
+[[noreturn]] void GiveUp(const std::string& text) {
   (void)!::write(STDERR_FILENO, text.data(), text.size());
   ::_exit(1);
 }
@@ -97,7 +91,7 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
   wish.cancel_after_s = options.cancel_after_s;
   migration::Workflow workflow(wish, source, destination, *libvirt, output);
   const Signals signals([&](int count) {  // before libvirt's threads, which begin with the first stage
-    if (count > 1) GiveUp(options.domain, workflow.Left());
+    if (count > 1) GiveUp(ForcedEnd(options.domain, options.from, workflow.migrating(), workflow.Left()));
     workflow.Cancel();
     if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
   });

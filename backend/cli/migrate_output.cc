@@ -152,6 +152,21 @@ void MigrateOutput::OnProgress(const migration::Progress& progress) {
   }
 }
 
+std::string ForcedEnd(const std::string& domain, const std::string& from, bool migrating,
+                      const std::vector<migration::Leftover>& left) {
+  std::string text = absl::StrCat("everportctl: ", domain, ": ended by a second signal");
+  if (migrating) {
+    const std::string virsh = absl::StrCat("`virsh -c ", from, " ");
+    absl::StrAppend(&text, "; the migration may go on by itself, and complete: end it with ", virsh, "domjobabort ",
+                    domain, "`, then see with ", virsh, "domstate ", domain,
+                    "` whether the guest runs at the source; take away what follows only if it does");
+  }
+  for (const migration::Leftover& leftover : left) {
+    absl::StrAppend(&text, "; left behind: ", leftover.what, ", take it away with `", leftover.command, "`");
+  }
+  return absl::StrCat(text, left.empty() ? "; nothing was left behind" : "", "\n");
+}
+
 void PrintReport(const Client& client, const std::string& domain, const Report& report, bool dry) {
   std::ostream& out = client.out();
   if (dry) PrintFindings(out, report);

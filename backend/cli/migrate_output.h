@@ -2,6 +2,7 @@
 
 #include <boost/json/object.hpp>
 #include <string>
+#include <vector>
 
 #include "backend/cli/client.h"
 #include "migration/workflow.h"
@@ -27,6 +28,11 @@ class MigrateOutput : public migration::Observer {
   bool sending_ = false;  // memory, as far as has been said
   bool drawn_ = false;    // the terminal's line is ours
 };
+
+// What is said by one that a second signal ends by force. migrating: the source's libvirt (its URI: from) goes
+// on with the migration.
+std::string ForcedEnd(const std::string& domain, const std::string& from, bool migrating,
+                      const std::vector<migration::Leftover>& left);
 
 // The end, in words and a table of the ports; dry: what would come.
 void PrintReport(const Client& client, const std::string& domain, const migration::Report& report, bool dry);

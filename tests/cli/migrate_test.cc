@@ -195,6 +195,17 @@ TEST_F(MigrateTest, TheEndIsASentenceAndATable) {
             "vm1   vm1          /b      now   running      48  removed\n");
 }
 
+TEST_F(MigrateTest, AForcedEndSaysThatTheMigrationGoesOnAndWhatToLookAtFirst) {
+  const std::vector<migration::Leftover> left = {{"port vm1 at /b", "everportctl --api /b port remove vm1"}};
+  EXPECT_EQ(ForcedEnd("vm1", "qemu:///system", true, left),
+            "everportctl: vm1: ended by a second signal; the migration may go on by itself, and complete: end it with "
+            "`virsh -c qemu:///system domjobabort vm1`, then see with `virsh -c qemu:///system domstate vm1` whether "
+            "the guest runs at the source; take away what follows only if it does; left behind: port vm1 at /b, take "
+            "it away with `everportctl --api /b port remove vm1`\n");
+  EXPECT_EQ(ForcedEnd("vm1", "qemu:///system", false, {}),
+            "everportctl: vm1: ended by a second signal; nothing was left behind\n");
+}
+
 TEST_F(MigrateTest, WrongUsageIsTwo) {
   EXPECT_EQ(Run({"migrate", "vm1", "--to", "qemu+tls://b/system"}), 2);
   EXPECT_THAT(err.str(), HasSubstr("--dest-api is required"));

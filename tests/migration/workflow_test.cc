@@ -421,6 +421,23 @@ TEST_F(WorkflowTest, WhatWouldBeLeftIsKnownAtAnyTime) {
   EXPECT_THAT(seen, ElementsAre("port net0 at /a/api.sock", "port net1 at /a/api.sock"));
 }
 
+// What ends meanwhile leaves it to the hypervisors.
+TEST_F(WorkflowTest, ThatTheHypervisorsAreAtItIsKnownAtAnyTime) {
+  std::vector<bool> seen;
+  const auto look = [&] { seen.push_back(running->migrating()); };
+  recorder.act = hypervisor.act = look;
+  hypervisor.act_at = 1;
+  recorder.act_at = "confirm";
+  Run();
+  EXPECT_THAT(seen, ElementsAre(true, false)) << "on its way, at the destination";
+  seen.clear();
+  destination.ports.clear();
+  source.ports = {View("net0", "running"), View("net1", "running")};
+  recorder.act_at = "migrate";
+  Run();
+  EXPECT_THAT(seen, ElementsAre(false, true)) << "not yet";
+}
+
 // --- post-copy
 
 class WorkflowPostcopyTest : public WorkflowTest {

@@ -230,8 +230,14 @@ absl::Status RemovePort(const Client& client, const std::string& name) {
   if (!target.ok()) return target.status();
   const auto removed = client.Do("DELETE", *target);
   if (!removed.ok()) return removed.status();
+  const bool stands = client.Get(*target).ok();
   if (client.json()) {
-    client.PrintJson(boost::json::object{{"removed", name}});
+    boost::json::object said{{"removed", name}};
+    if (stands) said["stands"] = true;
+    client.PrintJson(said);
+  } else if (stands) {
+    client.out() << "port " << name << ": what was saved of it and left out is removed; the port of that name that "
+                 << "there is stands\n";
   } else {
     client.out() << "port " << name << " removed\n";
   }

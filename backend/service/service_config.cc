@@ -167,11 +167,14 @@ const StateStore::LeftOut* Service::FindLeftOut(const std::string& name) const {
 
 absl::Status Service::ForgetLeftOut(const std::string& name) {
   std::erase_if(left_out_, [&](const StateStore::LeftOut& port) { return port.name == name; });
-  if (!FindPort(name)) {  // the configuration file may have one of that name
+  const bool stands = FindPort(name);  // the configuration file's may have that name
+  if (!stands) {
     EndSession(name);
     NoteChoice(name, std::nullopt);
   }
-  events_.Add(name, "config", "removed by the API");
+  events_.Add(name, "config",
+              stands ? "the saved port of this name, which was left out, was removed by the API; the port itself stands"
+                     : "removed by the API");
   return SaveApiPorts();
 }
 

@@ -20,6 +20,7 @@ class FakeService : public ServiceApi {
   DaemonConfig config;
   ContractSet known_contracts;
   std::vector<PortView> ports;
+  std::vector<std::string> left_out;  // saved ports, which are removed before others of their names
   std::vector<PollerView> pollers;
   std::vector<PlacementRow> placement;
   HealthView health{.ready = true, .keeper = "connected", .problems = {}, .startup = {}};
@@ -57,6 +58,7 @@ class FakeService : public ServiceApi {
   }
   void RemovePort(const std::string& name, Done done) override {
     Answer([this, name, done = std::move(done)] {
+      if (std::erase(left_out, name) > 0) return done(absl::OkStatus());
       const size_t removed = std::erase_if(ports, [&](const PortView& port) { return port.config.name == name; });
       done(removed ? absl::OkStatus() : Missing(name));
     });

@@ -256,6 +256,16 @@ TEST_F(CliTest, PortAddRefusesBadValuesByItself) {
   }
 }
 
+TEST_F(CliTest, ASavedPortThatIsRemovedAndLeavesAnotherOfItsNameIsSaidToDoSo) {
+  const auto leave_out = [&] { daemon.Do([&] { daemon.service().left_out = {"vm2"}; }); };
+  leave_out();
+  EXPECT_EQ(Run({"port", "remove", "vm2"}).out,
+            "port vm2: what was saved of it and left out is removed; the port of that name that there is stands\n");
+  leave_out();
+  EXPECT_EQ(boost::json::serialize(Json({"port", "remove", "vm2"})), R"({"removed":"vm2","stands":true})");
+  EXPECT_EQ(Run({"port", "remove", "vm2"}).out, "port vm2 removed\n");
+}
+
 TEST_F(CliTest, PortIsRemoved) {
   EXPECT_EQ(Run({"port", "remove", "vm2"}).out, "port vm2 removed\n");
   const Result again = Run({"port", "remove", "vm2"});

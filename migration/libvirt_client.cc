@@ -63,7 +63,7 @@ class LibvirtClient : public Hypervisor {
   absl::StatusOr<Domain> Read() override;
   absl::Status CheckDestination() override;
   absl::Status Migrate(const std::map<std::string, std::string>& sockets,
-                       const std::function<bool(const Progress&)>& progress) override;
+                       const std::function<Pace(const Progress&)>& progress) override;
   absl::StatusOr<Account> Reckon() override;
   Place Settle() override;
   absl::Status CleanDestination() override;
@@ -77,7 +77,8 @@ class LibvirtClient : public Hypervisor {
   State StateNow(Connection& connection, const std::string& uri);
   State StateAtDestination() { return StateNow(destination_, options_.to); }
   absl::Status Start(const std::map<std::string, std::string>& sockets);
-  absl::Status Follow(const std::function<bool(const Progress&)>& progress);
+  absl::Status Follow(const std::function<Pace(const Progress&)>& progress);
+  void Hold(bool held);
   struct Job {
     bool active = false;
     uint64_t iteration = 0;
@@ -91,6 +92,7 @@ class LibvirtClient : public Hypervisor {
   DomainRef domain_;  // at the source
   std::string uuid_;
   std::optional<Waited<LibvirtError>> move_;
+  std::optional<unsigned long> speed_before_;  // MiB/s, while the migration is held
 };
 
 absl::StatusOr<Domain> LibvirtClient::Read() {
@@ -180,9 +182,14 @@ absl::Status LibvirtClient::CheckDestination() {
   const State state = StateAt(destination_, options_.to);
   if (state == State::kNone || state == State::kInactive) return absl::OkStatus();  // a definition may stand there
   if (state == State::kUnknown) return StatusOf(LastError(*lib_), absl::StrCat("libvirt at ", options_.to));
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the domain is active at the destination ", options_.to, " already; is that another host than the source? If it ",
-      "is what a failed migration has left, take it away: ", DestinationCommand(), " destroy ", options_.domain));
+  const std::string active = absl::StrCat("the domain is active at the destination ", options_.to,
+                                          " already; is that another host than the ", "source?");
+  // One that runs may be the guest itself.
+  if (state == State::kRunning || state == State::kPostCopy) return absl::FailedPreconditionError(active);
+  return absl::FailedPreconditionError(
+      absl::StrCat(active, " If it is, and no other migration is under way (virsh -c '", options_.from, "' domjobinfo ",
+                   options_.domain, "), a failed one has left it: take it away by ", DestinationCommand(), " destroy ",
+                   options_.domain));
 }
 
 absl::Status LibvirtClient::Start(const std::map<std::string, std::string>& sockets) {
@@ -236,12 +243,29 @@ std::optional<LibvirtClient::Job> LibvirtClient::ReadJob(const DomainRef& domain
 }
 
 absl::Status LibvirtClient::Migrate(const std::map<std::string, std::string>& sockets,
-                                    const std::function<bool(const Progress&)>& progress) {
+                                    const std::function<Pace(const Progress&)>& progress) {
   if (absl::Status status = Start(sockets); !status.ok()) return status;
-  return Follow(progress);
+  absl::Status status = Follow(progress);
+  Hold(false);  // of a domain that stays: what libvirt remembers for its next migration
+  return status;
 }
 
-absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& progress) {
+// Refused while there is nothing to hold yet; what cannot be held is let go on, and the workflow aborts it in time.
+void LibvirtClient::Hold(bool held) {
+  constexpr unsigned long kHeldMib = kHeldBytesPerS >> 20;
+  if (held == speed_before_.has_value()) return;
+  if (!held) {
+    const unsigned long before = options_.bandwidth_mib_s != 0 ? options_.bandwidth_mib_s : *speed_before_;
+    (void)lib_->virDomainMigrateSetMaxSpeed(domain_.get(), before, 0);  // fails where the guest has gone
+    speed_before_.reset();
+    return;
+  }
+  unsigned long before = 0;
+  if (lib_->virDomainMigrateGetMaxSpeed(domain_.get(), &before, 0) != 0) return;
+  if (lib_->virDomainMigrateSetMaxSpeed(domain_.get(), kHeldMib, 0) == 0) speed_before_ = before;
+}
+
+absl::Status LibvirtClient::Follow(const std::function<Pace(const Progress&)>& progress) {
   const absl::Time start = absl::Now();
   absl::Time moved = start, abort_at = absl::InfiniteFuture();
   uint64_t transferred = 0;
@@ -273,10 +297,11 @@ absl::Status LibvirtClient::Follow(const std::function<bool(const Progress&)>& p
     }
     if (!job) job.emplace();
     job->progress.elapsed_s = absl::ToDoubleSeconds(now - start);
-    const bool wanted = progress(job->progress);
+    const Pace pace = progress(job->progress);
     // The guest has left: there is no way back, and libvirt's own call ends when there is none ahead either.
     if (postcopy) continue;
-    if (!wanted) cancelled = true;
+    if (pace == Pace::kAbort) cancelled = true;
+    if (!cancelled) Hold(pace == Pace::kHold);
     if ((cancelled || now - moved > options_.timeout) && abort_at == absl::InfiniteFuture()) abort_at = now;
     // Refused while there is no job yet: until it is not, again.
     if (now >= abort_at) (void)lib_->virDomainAbortJob(domain_.get());

@@ -31,6 +31,8 @@ namespace everport::migration::libvirt {
   X(virConnectUnregisterCloseCallback)                                                                                 \
   X(virDomainAbortJob)                                                                                                 \
   X(virDomainDestroy)                                                                                                  \
+  X(virDomainMigrateGetMaxSpeed)                                                                                       \
+  X(virDomainMigrateSetMaxSpeed)                                                                                       \
   X(virDomainFree) X(virDomainGetJobStats) X(virDomainGetName) X(virDomainGetState) X(virDomainGetUUIDString)          \
       X(virDomainGetXMLDesc) X(virDomainIsPersistent) X(virDomainLookupByName) X(virDomainLookupByUUIDString)          \
           X(virDomainMigrateStartPostCopy) X(virDomainMigrateToURI3) X(virDomainResume) X(virEventRegisterDefaultImpl) \

@@ -27,6 +27,7 @@ struct PortView {
   std::string state;      // waiting, connected, running
   std::string reason;     // what is amiss, if anything
   bool has_path = false;
+  std::string broken;   // why none of its uplinks works; empty: one does
   bool counts = true;   // false: a device serves the guest, whose frames nobody counts
   uint64_t frames = 0;  // both ways
 };
@@ -68,6 +69,8 @@ class SourceApi : public PortApi {
 class DestinationApi : public PortApi {
  public:
   virtual absl::Status Ready() = 0;  // that a port that is made now would be served
+  // As Ports, of a daemon that is given 2 s for its answer.
+  virtual absl::StatusOr<std::vector<PortView>> PortsSoon() = 0;
   virtual absl::StatusOr<Compatibility> Check(const Offer& offer) = 0;
   // What there is to say of the new port, if anything. Unavailable and DeadlineExceeded: it may stand there all the
   // same; with any other error it does not.
@@ -91,15 +94,23 @@ enum class Place {
   kUnknown,      // one of the hosts does not tell: whatever is undone might take the guest's network away
 };
 
+// How a migration is to go on.
+enum class Pace {
+  kGoOn,
+  kHold,  // for now at most kHeldBytesPerS, so that the guest does not go over yet if there is more than that to send
+  kAbort,
+};
+inline constexpr uint64_t kHeldBytesPerS = 1 << 20;
+
 class Hypervisor {
  public:
   virtual ~Hypervisor() = default;
   virtual absl::StatusOr<Domain> Read() = 0;  // at the source
   // That the destination answers and has no such domain.
   virtual absl::Status CheckDestination() = 0;
-  // Blocks. sockets: from the source's to the destination's. progress is called several times a second; false aborts.
+  // Blocks. sockets: from the source's to the destination's. progress is called several times a second.
   virtual absl::Status Migrate(const std::map<std::string, std::string>& sockets,
-                               const std::function<bool(const Progress&)>& progress) = 0;
+                               const std::function<Pace(const Progress&)>& progress) = 0;
   virtual absl::StatusOr<Account> Reckon() = 0;  // after Migrate was OK
   // After it was not: lets the guest run on at the source if a failed migration has stopped it there and it has not
   // started at the destination.
@@ -204,7 +215,8 @@ class Workflow {
   absl::Status RemoveSource();
 
   absl::Status PlanPort(Pair& pair, size_t number, const std::vector<PortView>& there);
-  bool DestinationServes(double now_s);
+  Pace PaceFor(const Progress& progress);
+  absl::Status DestinationServes();
   absl::Status ConfirmPort(const Pair& pair, PortOutcome& outcome);
   absl::Status RunStage(const Stage& stage);
   void RollBack(size_t failed);
@@ -227,7 +239,8 @@ class Workflow {
   Domain domain_;
   std::vector<Pair> pairs_;
   bool moving_ = false;                // Migrate has begun
-  double asked_s_ = 0, served_s_ = 0;  // Progress::elapsed_s when the destination's daemon was asked, and answered
+  double asked_s_ = 0, served_s_ = 0;  // Progress::elapsed_s when the destination's daemon was asked, and served
+  bool held_ = false;
   absl::Status destination_gone_;
   std::vector<std::string> undone_, not_undone_;
   std::vector<std::string> problems_;  // after the guest has gone: the work goes on

@@ -18,7 +18,7 @@ constexpr absl::Duration kPoll = absl::Milliseconds(200);
 constexpr absl::Duration kRestart = absl::Seconds(15);
 
 // How long the destination's daemon may be away while memory is sent, and how often it is asked.
-constexpr double kAway_s = 10, kAsk_s = 1;
+constexpr double kAway_s = 10, kAsk_s = 0.5;
 
 std::string PortCommand(const PortApi& api, const std::string& port) {
   return absl::StrCat("everportctl --api ", api.Address(), " port remove ", port);
@@ -102,6 +102,11 @@ absl::Status Workflow::MatchPorts() {
       return absl::NotFoundError(
           absl::StrCat("interface ", nic.mac, ": no port at ", source_.Address(), " has its socket ", nic.socket,
                        "; is that the daemon that serves it? `everportctl ports` lists what it has"));
+    }
+    if (port->state == "waiting") {
+      return absl::FailedPreconditionError(absl::StrCat(
+          PortAt(source_, port->name), " does not serve the domain: ", port->reason, port->reason.empty() ? "" : "; ",
+          "mend that first (`everportctl doctor`), or take the NIC out"));
     }
     Pair pair;
     pair.source = pair.wish.port = *port;
@@ -192,6 +197,10 @@ absl::Status Workflow::PlanPort(Pair& pair, size_t number, const std::vector<Por
     return absl::FailedPreconditionError(
         absl::StrCat(PortAt(destination_, port->name), " serves a guest already; take it away, or rename one of them"));
   }
+  if (!port->broken.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(PortAt(destination_, port->name), " has no uplink that works: ",
+                                                      port->broken, "; mend it there, or take the port away"));
+  }
   wanted = *port;  // its own socket
   pair.frames_before = port->frames;
   return absl::OkStatus();
@@ -257,7 +266,7 @@ absl::Status Workflow::Migrate() {
   absl::Status status = hypervisor_.Migrate(sockets, [this](const Progress& progress) {
     observer_.OnProgress(progress);
     if (options_.cancel_after_s >= 0 && progress.elapsed_s >= options_.cancel_after_s) cancelled_ = true;
-    return !cancelled_ && DestinationServes(progress.elapsed_s);
+    return PaceFor(progress);
   });
   report_.place = status.ok() ? Place::kDestination : hypervisor_.Settle();
   migrating_ = report_.place == Place::kUnknown;
@@ -279,19 +288,45 @@ absl::Status Workflow::Migrate() {
   return absl::OkStatus();
 }
 
-// A guest that arrived where no daemon is would have no network; here it has. A daemon that is started anew is no
-// fault.
-bool Workflow::DestinationServes(double now_s) {
-  if (now_s < asked_s_ + kAsk_s) return destination_gone_.ok();
-  asked_s_ = now_s;
-  const absl::Status ready = destination_.Ready();
-  if (ready.ok()) {
-    served_s_ = now_s;
-  } else if (now_s > served_s_ + kAway_s) {
-    destination_gone_ =
-        absl::UnavailableError(absl::StrCat("the destination's daemon has gone meanwhile: ", ready.message()));
+// That its daemon answers, and has the ports still. NotFound: it has not, for good.
+absl::Status Workflow::DestinationServes() {
+  const auto there = destination_.PortsSoon();
+  if (!there.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("the destination's daemon has gone meanwhile: ", there.status().message()));
   }
-  return destination_gone_.ok();
+  for (const Pair& pair : pairs_) {
+    const std::string& name = pair.wish.port.name;
+    if (Find(*there, &PortView::name, name)) continue;
+    return absl::NotFoundError(
+        absl::StrCat(PortAt(destination_, name), " was taken away meanwhile; leave it there, and begin anew"));
+  }
+  return absl::OkStatus();
+}
+
+// A guest that arrived where no daemon is would have no network; here it has. A daemon that is started anew is no
+// fault: as long as it may be away, the guest is held here by sending little, if there is so much to send yet.
+Pace Workflow::PaceFor(const Progress& progress) {
+  const double now_s = progress.elapsed_s;
+  if (cancelled_ || !destination_gone_.ok()) return Pace::kAbort;
+  if (now_s < asked_s_ + kAsk_s) return held_ ? Pace::kHold : Pace::kGoOn;
+  asked_s_ = now_s;
+  const absl::Status serves = DestinationServes();
+  if (serves.ok()) {
+    served_s_ = now_s;
+    if (std::exchange(held_, false)) Note("the destination's daemon is there again; the migration goes on");
+    return Pace::kGoOn;
+  }
+  const bool over_soon = progress.total > 0 && progress.remaining < kAway_s * kHeldBytesPerS;
+  if (absl::IsNotFound(serves) || over_soon || now_s > served_s_ + kAway_s) {
+    destination_gone_ = serves;
+    return Pace::kAbort;
+  }
+  if (!std::exchange(held_, true)) {
+    Note(absl::StrCat(serves.message(), "; the migration is slowed down, and given up if it is not back in ", kAway_s,
+                      " s"));
+  }
+  return Pace::kHold;
 }
 
 absl::Status Workflow::Unmigrate() {

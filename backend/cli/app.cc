@@ -87,7 +87,9 @@ void AddShowVerbs(CLI::App& app, Options& o) {
   CLI::App* check = Verb(*contract, o, "check", "Field by field, what a port's guest would lose on another host.",
                          "everportctl contract check vm1-net0 --against everport-1.json", [&o](const Client& client) {
                            return CheckContract(client, o.name, o.against,
-                                                [&o](const std::string& where) { return OpenHttp(o, where); });
+                                                [&o](const std::string& where, std::chrono::seconds timeout) {
+                                                  return OpenHttp(o, where, timeout);
+                                                });
                          });
   check->add_option("PORT", o.name, "port")->required();
   check->add_option("--against", o.against, "a contract document, or the api.sock or URL of the other host's daemon")
@@ -176,15 +178,16 @@ void AddLaterVerbs(CLI::App& app, Options& o) {
 
 void AddMigrateVerb(CLI::App& app, Options& o) {
   MigrateOptions& m = o.migrate;
-  CLI::App* verb = Verb(app, o, "migrate", "Move a running guest to another host, ports and all, through libvirt.",
-                        "everportctl migrate vm1 --to qemu+tls://b/system --dest-api https://b:9440 \\\n"
-                        "      --dest-uplink tap:ep-{port},bridge=br0",
-                        [&o](const Client& client) {
-                          o.migrate.api = o.api;
-                          return RunMigrate(client, o.migrate, [&o](const std::string& where) {
-                            return OpenHttp(o, where, std::chrono::seconds(o.migrate.timeout_s));
-                          });
-                        });
+  CLI::App* verb =
+      Verb(app, o, "migrate", "Move a running guest to another host, ports and all, through libvirt.",
+           "everportctl migrate vm1 --to qemu+tls://b/system --dest-api https://b:9440 \\\n"
+           "      --dest-uplink tap:ep-{port},bridge=br0",
+           [&o](const Client& client) {
+             o.migrate.api = o.api;
+             return RunMigrate(client, o.migrate, [&o](const std::string& where, std::chrono::seconds timeout) {
+               return OpenHttp(o, where, timeout);
+             });
+           });
   verb->add_option("DOMAIN", m.domain, "libvirt's name or UUID of it")->required();
   verb->add_option("--to", m.to, "libvirt URI of the destination, as the source's libvirtd sees it")->required();
   verb->add_option("--dest-api", m.dest_api, "the destination's daemon: a URL, or the path of its API socket")

@@ -20,7 +20,7 @@ absl::Status ShowPlacement(const Client& client);
 // Of a contract's name, of a port's name; empty: the list of contracts.
 absl::Status ShowContracts(const Client& client, const std::string& name);
 // The API of another daemon, by what --api takes.
-using OpenApi = std::function<absl::StatusOr<HttpClient>(const std::string& where)>;
+using OpenApi = std::function<absl::StatusOr<HttpClient>(const std::string& where, std::chrono::seconds timeout)>;
 // against: a contract document's path, or another daemon's api.sock or URL. FailedPrecondition when something breaks.
 absl::Status CheckContract(const Client& client, const std::string& port, const std::string& against,
                            const OpenApi& open);

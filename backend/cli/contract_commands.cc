@@ -209,7 +209,7 @@ absl::Status CheckContract(const Client& client, const std::string& port, const 
                            const OpenApi& open) {
   absl::StatusOr<value> verdict;
   if (IsApi(against)) {
-    auto http = open(against);
+    auto http = open(against, HttpClient::kTimeout);
     if (!http.ok()) return http.status();
     verdict = CheckAgainstDaemon(client, port, against, Client(client.io(), client.json(), *std::move(http)));
   } else {

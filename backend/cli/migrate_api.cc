@@ -14,6 +14,20 @@ using boost::json::object;
 using boost::json::value;
 using migration::PortView;
 
+// Why no uplink of a port works; empty: one does.
+std::string Broken(const value& port) {
+  boost::json::error_code error;
+  const value* const uplinks = port.find_pointer("/uplinks", error);
+  if (!uplinks || !uplinks->is_array()) return "";
+  std::vector<std::string> why;
+  for (const value& uplink : uplinks->get_array()) {
+    std::string text = Text(uplink, "/error");
+    if (text.empty()) return "";
+    why.push_back(std::move(text));
+  }
+  return absl::StrJoin(why, "; ");
+}
+
 PortView ToView(const value& port) {
   PortView view;
   view.name = Text(port, "/name");
@@ -27,6 +41,7 @@ PortView ToView(const value& port) {
   view.state = Text(port, "/state");
   view.reason = Text(port, "/reason");
   view.has_path = !IndexText(port, "/path/index").empty();
+  view.broken = Broken(port);
   view.counts = Text(port, "/path/mode") != "offload";
   view.frames = Number(port, "/rx_packets") + Number(port, "/tx_packets");
   return view;
@@ -71,6 +86,10 @@ absl::StatusOr<migration::Offer> SourceHost::OfferOf(const PortView& port) {
 
 absl::StatusOr<std::vector<PortView>> DestinationHost::Ports() {
   return ListPorts(client_, address_);
+}
+
+absl::StatusOr<std::vector<PortView>> DestinationHost::PortsSoon() {
+  return ListPorts(quick_, address_);
 }
 
 absl::Status DestinationHost::Remove(const std::string& name) {

@@ -19,18 +19,22 @@ class SourceHost : public migration::SourceApi {
   const std::string address_;
 };
 
+// quick: gives the daemon 2 s for an answer; outlives it as well.
 class DestinationHost : public migration::DestinationApi {
  public:
-  DestinationHost(const Client& client, std::string address) : client_(client), address_(std::move(address)) {}
+  DestinationHost(const Client& client, const Client& quick, std::string address)
+      : client_(client), quick_(quick), address_(std::move(address)) {}
   std::string Address() const override { return address_; }
   absl::StatusOr<std::vector<migration::PortView>> Ports() override;
   absl::Status Remove(const std::string& name) override;
   absl::Status Ready() override;
+  absl::StatusOr<std::vector<migration::PortView>> PortsSoon() override;
   absl::StatusOr<migration::Compatibility> Check(const migration::Offer& offer) override;
   absl::StatusOr<std::string> Add(const migration::PortWish& wish) override;
 
  private:
   const Client& client_;
+  const Client& quick_;
   const std::string address_;
 };
 

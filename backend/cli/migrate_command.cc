@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <ostream>
@@ -69,11 +70,14 @@ absl::Status CheckUplinks(const std::vector<std::string>& uplinks) {
 
 absl::Status RunMigrate(const Client& client, const MigrateOptions& options, const OpenApi& open) {
   if (absl::Status status = CheckUplinks(options.dest_uplinks); !status.ok()) return status;
-  auto http = open(options.dest_api);
+  auto http = open(options.dest_api, std::chrono::seconds(options.timeout_s));
   if (!http.ok()) return http.status();
+  auto quick_http = open(options.dest_api, std::chrono::seconds(std::min(2u, options.timeout_s)));
+  if (!quick_http.ok()) return quick_http.status();
   const Client there(client.io(), client.json(), *std::move(http));
+  const Client quick(client.io(), client.json(), *std::move(quick_http));
   SourceHost source(client, options.api);
-  DestinationHost destination(there, options.dest_api);
+  DestinationHost destination(there, quick, options.dest_api);
   MigrateOutput output(client);
 
   const auto libvirt = migration::MakeLibvirtClient({.domain = options.domain,

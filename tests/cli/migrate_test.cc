@@ -35,7 +35,7 @@ class MigrateTest : public testing::Test {
   CliIo io{in, out, err};
   Client client{io, false, HttpClient(socket)};
   SourceHost source{client, socket};
-  DestinationHost destination{client, socket};
+  DestinationHost destination{client, client, socket};
 };
 
 TEST_F(MigrateTest, PortsAreAsTheDaemonHasThem) {
@@ -65,7 +65,8 @@ TEST_F(MigrateTest, APortIsMadeWithItsUplinks) {
                .mtu = 9000,
                .failback_delay_ms = 7,
                .state = "",
-               .reason = ""};
+               .reason = "",
+               .broken = ""};
   wish.uplinks = {"vf:0000:3b:02.1,bind", "tap:ep-vm9,bridge=br0"};
   const auto added = destination.Add(wish);
   ASSERT_TRUE(added.ok()) << added.status();

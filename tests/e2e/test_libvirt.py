@@ -13,6 +13,7 @@ import pytest
 
 from lib.certificates import Ca
 from lib.libvirt_hosts import DOMAIN, LibvirtHosts
+from lib.migration import mac_of
 from lib.process import wait_until
 from lib.stage import build_dir
 
@@ -197,15 +198,17 @@ def test_a_daemon_killed_and_the_migration_cancelled(hosts):
 
 
 def test_a_daemon_killed_for_good(hosts):
-    """Where no daemon is the guest does not go; what cannot be taken away there is named with its command."""
+    """Where no daemon is the guest does not go, though all would be sent before it is given up; what cannot be taken away
+    there is named with its command."""
     victim = hosts.target.backend.everport
-    migration = hosts.begin("--bandwidth", "2")
+    migration = hosts.begin(*SLOW)
     migration.wait_sending()
     victim.kill_daemon()
     assert migration.finish() == 1
     victim.start_daemon()
     print("\n" + migration.error)
     assert "the destination's daemon has gone meanwhile" in migration.error
+    assert any("slowed down" in line for line in migration.lines)
     command = f"everportctl --api {victim.run_dir}/api.sock port remove vm1"
     assert f"left behind: port vm1 at {victim.run_dir}/api.sock, take it away with `{command}`" in migration.error
     subprocess.run([build_dir() / "bin" / command.split()[0], *command.split()[1:]], check=True)
@@ -315,6 +318,25 @@ def test_a_port_that_stands_there(hosts):
     assert [port["name"] for port in hosts.target.backend.everport.ctl("ports")] == [DOMAIN]
     result = hosts.move()
     assert not result["ports"][0]["created"]
+
+
+def test_a_port_that_is_taken_away_in_the_middle(hosts):
+    migration = hosts.begin(*SLOW)
+    migration.wait_sending()
+    hosts.target.backend.everport.ctl("port", "remove", DOMAIN)
+    assert migration.finish() == 1
+    assert "was taken away meanwhile; leave it there" in migration.error
+    assert "the guest runs on at the source" in migration.error
+
+
+def test_a_port_that_stands_there_without_an_uplink(hosts):
+    there = hosts.target.backend.everport
+    there.ctl("port", "add", DOMAIN, "--socket", str(hosts.target.work / "vm1.sock"), "--mac", mac_of(0),
+              "--uplink", "tap:ep-vm1,bridge=nowhere")
+    try:
+        refused(hosts, "port vm1 at", "has no uplink that works", "bridge nowhere does not exist", "mend it there")
+    finally:
+        there.ctl("port", "remove", DOMAIN)
 
 
 def test_an_uplink_that_does_not_work(hosts):

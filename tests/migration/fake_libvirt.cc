@@ -118,6 +118,16 @@ int virDomainAbortJob(virDomain*) {
   fake.changed.notify_all();
   return 0;
 }
+int virDomainMigrateGetMaxSpeed(virDomain*, unsigned long* speed, unsigned) {
+  const std::lock_guard lock(fake_libvirt()->mutex);
+  *speed = fake_libvirt()->speed;
+  return 0;
+}
+int virDomainMigrateSetMaxSpeed(virDomain*, unsigned long speed, unsigned) {
+  const std::lock_guard lock(fake_libvirt()->mutex);
+  fake_libvirt()->speed = speed;
+  return 0;
+}
 int virDomainMigrateStartPostCopy(virDomain*, unsigned) {
   return -1;
 }

@@ -19,9 +19,10 @@ struct FakeLibvirt {
   std::mutex mutex;
   std::condition_variable changed;
   FakeHost source, destination;
-  bool migrating = false;  // until it is set to false the call does not return
-  bool moved = false;      // what it returns then
-  bool aborts = false;     // virDomainAbortJob ends it; else that is refused
+  bool migrating = false;     // until it is set to false the call does not return
+  bool moved = false;         // what it returns then
+  unsigned long speed = 900;  // MiB/s
+  bool aborts = false;        // virDomainAbortJob ends it; else that is refused
 };
 
 }  // namespace everport::migration

@@ -47,10 +47,10 @@ class LibvirtClientTest : public testing::Test {
     return client_->Migrate({}, [&](const Progress&) {
       bool migrating = false;
       With([&] { migrating = Fake().migrating; });
-      if (!migrating || happened) return !happened;
+      if (!migrating || happened) return happened ? Pace::kAbort : Pace::kGoOn;
       happened = true;
       happens();
-      return false;
+      return Pace::kAbort;
     });
   }
 
@@ -79,6 +79,21 @@ TEST_F(LibvirtClientTest, ACallThatDoesNotEndIsHarmlessOnceTheDomainAtTheDestina
   With([] { EXPECT_EQ(Fake().destination.state, -1); });
 }
 
+TEST_F(LibvirtClientTest, AGuestThatIsHeldIsSentSlowlyAndAsBeforeAfterwards) {
+  ASSERT_TRUE(client_->Read().ok());
+  ASSERT_TRUE(client_->CheckDestination().ok());
+  std::vector<unsigned long> speeds;
+  const std::vector<Pace> paces = {Pace::kGoOn, Pace::kHold, Pace::kHold, Pace::kGoOn, Pace::kHold, Pace::kAbort};
+  (void)client_->Migrate({}, [&](const Progress&) {
+    With([&] { speeds.push_back(Fake().speed); });
+    if (speeds.size() < paces.size()) return paces[speeds.size() - 1];
+    EndCall();
+    return Pace::kAbort;
+  });
+  EXPECT_EQ(speeds, (std::vector<unsigned long>{900, 900, 1, 1, 900, 1}));
+  With([] { EXPECT_EQ(Fake().speed, 900u); });
+}
+
 // The other host is then asked for nothing: what has failed there is for its own libvirt to remove.
 TEST_F(LibvirtClientTest, ACallThatFailedLeavesTheGuestWhereItRuns) {
   const absl::Status status = Migrate([&] {
@@ -94,7 +109,7 @@ TEST_F(LibvirtClientTest, ADestinationThatIsSentNothingInTimeIsSaidToPrepareOrTo
   With([] { Fake().aborts = true; });
   ASSERT_TRUE(client_->Read().ok());
   ASSERT_TRUE(client_->CheckDestination().ok());
-  const absl::Status status = client_->Migrate({}, [](const Progress&) { return true; });
+  const absl::Status status = client_->Migrate({}, [](const Progress&) { return Pace::kGoOn; });
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   EXPECT_THAT(std::string(status.message()),
               testing::StartsWith("nothing was sent within 2s: the destination was still preparing the guest's memory, "

@@ -10,10 +10,12 @@
 namespace everport::migration {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::SizeIs;
 
 using Calls = std::vector<std::string>;
 
@@ -73,6 +75,10 @@ class FakeDestination : public FakeApi<DestinationApi> {
  public:
   using FakeApi::FakeApi;
   absl::Status Ready() override { return ready; }
+  absl::StatusOr<std::vector<PortView>> PortsSoon() override {
+    if (!ready.ok()) return ready;
+    return ports;
+  }
   absl::StatusOr<Compatibility> Check(const Offer&) override {
     if (!check_error.ok()) return check_error;
     return answer;
@@ -107,14 +113,14 @@ class FakeHypervisor : public Hypervisor {
   }
   absl::Status CheckDestination() override { return check; }
   absl::Status Migrate(const std::map<std::string, std::string>& map,
-                       const std::function<bool(const Progress&)>& progress) override {
+                       const std::function<Pace(const Progress&)>& progress) override {
     sockets = map;
     calls_.emplace_back("migrate");
     for (int second = 0; second < seconds; ++second) {
       if (second == act_at) act();
-      if (!progress({.total = 100, .elapsed_s = second + 0.0})) {
-        if (!too_late) return absl::CancelledError("cancelled");
-      }
+      const Pace pace = progress({.total = remaining, .remaining = remaining, .elapsed_s = second + 0.0});
+      paces.push_back(pace);
+      if (pace == Pace::kAbort && !too_late) return absl::CancelledError("cancelled");
     }
     if (!migrate_error.ok()) return migrate_error;
     Arrive();
@@ -143,6 +149,8 @@ class FakeHypervisor : public Hypervisor {
   uint64_t frames = 7;
   bool too_late = false;
   int seconds = 3, act_at = -1;
+  uint64_t remaining = 1 << 30;
+  std::vector<Pace> paces;
   std::function<void()> act;
 
  private:
@@ -382,6 +390,59 @@ TEST_F(WorkflowTest, CancelsAfterSoManySecondsOfSending) {
   EXPECT_TRUE(absl::IsCancelled(report.status));
   EXPECT_EQ(recorder.progress, 2);
   ExpectUndone(report, "cancelled");
+}
+
+// It would arrive without network before the daemon is given up.
+TEST_F(WorkflowTest, WhileTheDestinationsDaemonIsAwayTheGuestIsHeld) {
+  hypervisor.seconds = 14;
+  hypervisor.act_at = 10;
+  hypervisor.act = [this] {
+    destination.ready = absl::UnavailableError("nobody listens");
+    hypervisor.act_at = 12;
+    hypervisor.act = [this] { destination.ready = absl::OkStatus(); };
+  };
+  const Report report = Run();
+  EXPECT_EQ(report.status, absl::OkStatus());
+  EXPECT_THAT(std::vector(hypervisor.paces.end() - 5, hypervisor.paces.end()),
+              ElementsAre(Pace::kGoOn, Pace::kHold, Pace::kHold, Pace::kGoOn, Pace::kGoOn));
+  EXPECT_THAT(report.notes, ElementsAre(HasSubstr("is slowed down, and given up if it is not back in 10 s"),
+                                        HasSubstr("is there again")));
+}
+
+TEST_F(WorkflowTest, AGuestThatCannotBeHeldLongEnoughStays) {
+  hypervisor.remaining = 5 << 20;
+  hypervisor.seconds = 60;
+  hypervisor.act_at = 10;
+  hypervisor.act = [this] { destination.ready = absl::UnavailableError("nobody listens"); };
+  ExpectUndone(Run(), "the destination's daemon has gone meanwhile: nobody listens");
+  EXPECT_EQ(recorder.progress, 11);
+}
+
+TEST_F(WorkflowTest, ADestinationPortThatIsTakenAwayInTheMiddleEndsIt) {
+  hypervisor.seconds = 60;
+  hypervisor.act_at = 10;
+  hypervisor.act = [this] { destination.ports.pop_back(); };
+  const Report report = Run();
+  EXPECT_THAT(std::string(report.status.message()), HasSubstr("was taken away meanwhile; leave it there"));
+  EXPECT_EQ(report.place, Place::kSource);
+  EXPECT_THAT(source.ports, SizeIs(2));
+  EXPECT_EQ(recorder.progress, 11);
+}
+
+TEST_F(WorkflowTest, ADestinationPortWithoutAnUplinkThatWorksIsNoPlaceForAGuest) {
+  destination.ports = {View("net0", "waiting")};
+  destination.ports[0].broken = "bridge nowhere does not exist";
+  const Report report = Run();
+  EXPECT_THAT(std::string(report.status.message()),
+              HasSubstr("port net0 at /b/api.sock has no uplink that works: bridge nowhere does not exist; mend it"));
+  EXPECT_THAT(recorder.stages, Not(Contains("create")));
+}
+
+TEST_F(WorkflowTest, ASourcePortThatDoesNotServeTheDomainIsNamed) {
+  source.ports[0].state = "waiting";
+  source.ports[0].reason = "no QEMU listens";
+  EXPECT_THAT(std::string(Run().status.message()),
+              HasSubstr("port net0 at /a/api.sock does not serve the domain: no QEMU listens; mend that first"));
 }
 
 TEST_F(WorkflowTest, ADestinationDaemonThatGoesInTheMiddleEndsIt) {

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "backend/cli/commands.h"
 #include "backend/cli/migrate_api.h"
 #include "backend/cli/migrate_output.h"
@@ -55,9 +56,21 @@ class Signals {
   ::_exit(1);
 }
 
+// Of what is in braces, which would else be part of a device's name.
+absl::Status CheckPlaceholders(const std::string& uplink) {
+  const std::string rest = absl::StrReplaceAll(uplink, {{"{port}", ""}, {"{n}", ""}});
+  const size_t begin = rest.find_first_of("{}");
+  if (begin == std::string::npos) return absl::OkStatus();
+  const size_t end = rest.find('}', begin);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dest-uplink ", uplink, ": ", rest.substr(begin, end == std::string::npos ? end : end - begin + 1),
+                   " is no placeholder; there are {port}, the port's name, and {n}, its number among the domain's"));
+}
+
 // The command line's part: whatever the placeholders stand for.
 absl::Status CheckUplinks(const std::vector<std::string>& uplinks) {
   for (const std::string& text : uplinks) {
+    if (absl::Status status = CheckPlaceholders(text); !status.ok()) return status;
     const size_t equals = text.find('='), colon = text.find(':');
     const bool named = equals != std::string::npos && equals < colon;
     absl::Status status = ParseUplink("--dest-uplink", named ? text.substr(equals + 1) : text).status();

@@ -217,5 +217,16 @@ TEST_F(MigrateTest, WrongUsageIsTwo) {
   EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--timeout", "0"}), 2);
 }
 
+TEST_F(MigrateTest, WhatIsInBracesIsAPlaceholderThatThereIs) {
+  for (const std::string braces : {"{prt}", "{", "}", "{}", "{PORT}", "{port"}) {
+    err.str("");
+    EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--dry-run", "--dest-uplink",
+                   "vm1=tap:ep-{port}-{n}-" + braces}),
+              2);
+    EXPECT_THAT(err.str(), HasSubstr("vm1=tap:ep-{port}-{n}-" + braces + ": " + braces +
+                                     " is no placeholder; there are {port}, the port's name, and {n}, its number"));
+  }
+}
+
 }  // namespace
 }  // namespace everport::cli

@@ -176,6 +176,24 @@ void AddLaterVerbs(CLI::App& app, Options& o) {
        NotYet("drain"));
 }
 
+// Number: uint64_t or double. CLI11's own check takes -3 for a large number, and prints limits in full.
+template <typename Number>
+CLI::Validator Within(Number low, Number high, const char* unit) {
+  return CLI::Validator(
+      [=](const std::string& text) {
+        Number number = 0;
+        bool parsed = false;
+        if constexpr (std::is_floating_point_v<Number>) {
+          parsed = absl::SimpleAtod(text, &number);
+        } else {
+          parsed = absl::SimpleAtoi(text, &number);
+        }
+        if (parsed && number >= low && number <= high) return std::string();  // nan is not
+        return absl::StrCat("\"", text, "\" is not ", unit, " from ", low, " to ", high);
+      },
+      "");
+}
+
 void AddMigrateVerb(CLI::App& app, Options& o) {
   MigrateOptions& m = o.migrate;
   CLI::App* verb =
@@ -200,14 +218,17 @@ void AddMigrateVerb(CLI::App& app, Options& o) {
   verb->add_option("--dest-socket-dir", m.dest_socket_dir,
                    "where QEMU makes its sockets there, of ports to be made; as here if left out");
   verb->add_option("--migrate-uri", m.migrate_uri, "where libvirt sends the memory, for example tcp://10.0.0.2");
-  verb->add_option("--bandwidth", m.bandwidth_mib_s, "MiB/s at most");
+  constexpr uint64_t kMaxBandwidth = INT64_MAX >> 20;  // libvirt's: what it passes on in bytes
+  constexpr double kDay_s = 86400;
+  verb->add_option("--bandwidth", m.bandwidth_mib_s, "MiB/s at most; no limit if left out")
+      ->check(Within<uint64_t>(1, kMaxBandwidth, "a number of MiB/s"));
   verb->add_option("--timeout", m.timeout_s,
                    "seconds after which a silent host, or a migration without progress, is "
                    "given up")
       ->capture_default_str()
       ->check(CLI::Range(1, 3600));
   verb->add_option("--cancel-after", m.cancel_after_s, "seconds of sending memory after which it is cancelled")
-      ->check(CLI::NonNegativeNumber);
+      ->check(Within<double>(0, kDay_s, "a number of seconds"));
   verb->add_flag("--postcopy", m.postcopy, "start the guest there after one pass over its memory");
   verb->add_flag("--dry-run", m.dry_run, "check all, change nothing, say what would be done");
 }

@@ -15,6 +15,7 @@ namespace everport::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 using Event = migration::Observer::Event;
 
@@ -215,6 +216,28 @@ TEST_F(MigrateTest, WrongUsageIsTwo) {
   EXPECT_THAT(err.str(), HasSubstr("--dest-uplink tapp:x: "));
   EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--cancel-after", "-1"}), 2);
   EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, "--timeout", "0"}), 2);
+}
+
+TEST_F(MigrateTest, NumbersHaveARange) {
+  const auto refusal = [this](const std::string& option, const std::string& value) {
+    err.str("");
+    EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", socket, option, value}), 2) << value;
+    return err.str();
+  };
+  for (const std::string value : {"-3", "0", "99999999999999999999", "8796093022208", "1.5", "abc"}) {
+    EXPECT_THAT(refusal("--bandwidth", value),
+                HasSubstr("--bandwidth: \"" + value + "\" is not a number of MiB/s from 1 to 8796093022207; see"));
+  }
+  for (const std::string value : {"-1", "86401", "nan", "inf", "abc"}) {
+    EXPECT_THAT(refusal("--cancel-after", value),
+                HasSubstr("--cancel-after: \"" + value + "\" is not a number of seconds from 0 to 86400; see"));
+  }
+  // What is in range is not what is complained of.
+  err.str("");
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", "", "--bandwidth", "8796093022207"}), 2);
+  EXPECT_THAT(err.str(), Not(HasSubstr("from 1 to")));
+  EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", "", "--cancel-after", "0.5"}), 2);
+  EXPECT_THAT(err.str(), Not(HasSubstr("from 0 to")));
 }
 
 TEST_F(MigrateTest, WhatIsInBracesIsAPlaceholderThatThereIs) {

@@ -50,10 +50,10 @@ CLI::App* Verb(CLI::App& app, Options& options, const char* name, const char* de
   return verb;
 }
 
-// The API of the daemon at `where`, ours or another.
-absl::StatusOr<HttpClient> OpenHttp(const Options& options, const std::string& where,
+// The API of the daemon at `where`, ours or another, as `option` says.
+absl::StatusOr<HttpClient> OpenHttp(const Options& options, const std::string& where, const char* option,
                                     std::chrono::seconds timeout = HttpClient::kTimeout) {
-  return HttpClient::Open(where, options.tls, timeout);
+  return HttpClient::Open(where, options.tls, timeout, option);
 }
 
 Action NotYet(const char* what) {
@@ -88,7 +88,7 @@ void AddShowVerbs(CLI::App& app, Options& o) {
                          "everportctl contract check vm1-net0 --against everport-1.json", [&o](const Client& client) {
                            return CheckContract(client, o.name, o.against,
                                                 [&o](const std::string& where, std::chrono::seconds timeout) {
-                                                  return OpenHttp(o, where, timeout);
+                                                  return OpenHttp(o, where, "--against", timeout);
                                                 });
                          });
   check->add_option("PORT", o.name, "port")->required();
@@ -203,7 +203,7 @@ void AddMigrateVerb(CLI::App& app, Options& o) {
            [&o](const Client& client) {
              o.migrate.api = o.api;
              return RunMigrate(client, o.migrate, [&o](const std::string& where, std::chrono::seconds timeout) {
-               return OpenHttp(o, where, timeout);
+               return OpenHttp(o, where, "--dest-api", timeout);
              });
            });
   verb->add_option("DOMAIN", m.domain, "libvirt's name or UUID of it")->required();
@@ -255,7 +255,7 @@ int Fail(CliIo& io, bool json, const absl::Status& status) {
 }
 
 int Run(const Options& options, CliIo& io) {
-  auto http = OpenHttp(options, options.api);
+  auto http = OpenHttp(options, options.api, "--api");
   if (!http.ok()) return Fail(io, options.json, http.status());
   const Client client(io, options.json, *std::move(http));
   const absl::Status status = options.action(client);

@@ -38,10 +38,13 @@ class HttpClient {
   using Waiting = HttpTransport::Waiting;
 
   // target: a socket's path, unix:PATH, or https://HOST:PORT, for which alone the files are read. InvalidArgument: it
-  // is none of these; FailedPrecondition: a file will not do. Nothing is connected yet.
+  // is none of these; FailedPrecondition: a file will not do. Nothing is connected yet. option: that target was given
+  // with, for errors.
   static absl::StatusOr<HttpClient> Open(const std::string& target, const TlsFiles& files,
-                                         std::chrono::milliseconds timeout = kTimeout);
-  explicit HttpClient(std::string socket_path, std::chrono::milliseconds timeout = kTimeout);
+                                         std::chrono::milliseconds timeout = kTimeout,
+                                         const std::string& option = "--api");
+  explicit HttpClient(std::string socket_path, std::chrono::milliseconds timeout = kTimeout,
+                      const std::string& option = "--api");
 
   // What errors begin with: the socket's path, or https://HOST:PORT.
   const std::string& name() const { return name_; }

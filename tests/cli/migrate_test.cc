@@ -240,6 +240,19 @@ TEST_F(MigrateTest, NumbersHaveARange) {
   EXPECT_THAT(err.str(), Not(HasSubstr("from 0 to")));
 }
 
+TEST_F(MigrateTest, TheDestinationsDaemonIsNamedByItsOwnOption) {
+  for (const std::string where : {"10.77.0.12:9440", "[::1]:9440", "b.example:9440"}) {
+    err.str("");
+    EXPECT_EQ(Run({"migrate", "vm1", "--to", "x", "--dest-api", where}), 2);
+    EXPECT_EQ(err.str(),
+              "everportctl: --dest-api " + where + ": that is no socket's path; write https://" + where + "\n");
+  }
+  const auto nope = HttpClient::Open(dir / "nope:1", {}, HttpClient::kTimeout, "--dest-api");
+  ASSERT_TRUE(nope.ok()) << nope.status();
+  EXPECT_THAT(std::string(DestinationHost(Client(io, false, *nope), dir / "nope:1").Ready().message()),
+              HasSubstr("nope:1: No such file or directory; start everportd, or name its API socket with --dest-api"));
+}
+
 TEST_F(MigrateTest, WhatIsInBracesIsAPlaceholderThatThereIs) {
   for (const std::string braces : {"{prt}", "{", "}", "{}", "{PORT}", "{port"}) {
     err.str("");

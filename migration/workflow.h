@@ -250,6 +250,9 @@ class Workflow {
   std::vector<Leftover> left_;  // under mutex_
 };
 
+// Of one of Options::uplinks the PORT before "=", empty for one that is for all.
+std::string PortOfUplink(const std::string& text);
+
 // Of Options::uplinks those for this port, with the placeholders filled in.
 std::vector<std::string> UplinksFor(const std::vector<std::string>& templates, const std::string& port, size_t number);
 

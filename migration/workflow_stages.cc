@@ -53,15 +53,19 @@ std::string FindingText(const Finding& finding) {
 
 }  // namespace
 
+std::string PortOfUplink(const std::string& text) {
+  // A KIND has no "=", a port's name no ":".
+  const size_t equals = text.find('='), colon = text.find(':');
+  return equals != std::string::npos && equals < colon ? text.substr(0, equals) : "";
+}
+
 std::vector<std::string> UplinksFor(const std::vector<std::string>& templates, const std::string& port, size_t number) {
   std::vector<std::string> own, common;
   for (const std::string& text : templates) {
-    // A KIND has no "=", a port's name no ":".
-    const size_t equals = text.find('='), colon = text.find(':');
-    const bool named = equals != std::string::npos && equals < colon;
-    if (named && text.substr(0, equals) != port) continue;
-    (named ? own : common)
-        .push_back(absl::StrReplaceAll(named ? text.substr(equals + 1) : text,
+    const std::string name = PortOfUplink(text);
+    if (!name.empty() && name != port) continue;
+    (name.empty() ? common : own)
+        .push_back(absl::StrReplaceAll(name.empty() ? text : text.substr(name.size() + 1),
                                        {{"{port}", port}, {"{n}", absl::StrCat(number)}}));
   }
   return own.empty() ? common : own;

@@ -71,9 +71,8 @@ absl::Status CheckPlaceholders(const std::string& uplink) {
 absl::Status CheckUplinks(const std::vector<std::string>& uplinks) {
   for (const std::string& text : uplinks) {
     if (absl::Status status = CheckPlaceholders(text); !status.ok()) return status;
-    const size_t equals = text.find('='), colon = text.find(':');
-    const bool named = equals != std::string::npos && equals < colon;
-    absl::Status status = ParseUplink("--dest-uplink", named ? text.substr(equals + 1) : text).status();
+    const std::string port = migration::PortOfUplink(text);
+    absl::Status status = ParseUplink("--dest-uplink", port.empty() ? text : text.substr(port.size() + 1)).status();
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -112,6 +111,7 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
     workflow.Cancel();
     if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
   });
+  if (absl::Status status = CheckNamedUplinks(wish, source, *libvirt); !status.ok()) return status;
   const migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
   if (client.json()) {
     client.PrintJson(ReportJson(options.domain, report, options.dry_run));

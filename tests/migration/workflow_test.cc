@@ -727,5 +727,13 @@ TEST(UplinksForTest, FillsInAndChooses) {
   EXPECT_THAT(UplinksFor({"vdev:net_null0,copy=1"}, "net0", 0), ElementsAre("vdev:net_null0,copy=1"));
 }
 
+TEST(UplinksForTest, APortsNameStandsBeforeTheKind) {
+  EXPECT_EQ(PortOfUplink("net1=vf:0000:3b:02.1"), "net1");
+  EXPECT_EQ(PortOfUplink("net1=tap:x,bridge=br0"), "net1");
+  EXPECT_EQ(PortOfUplink("tap:x,bridge=br0"), "");
+  EXPECT_EQ(PortOfUplink("vdev:net_null0,copy=1"), "");
+  EXPECT_EQ(PortOfUplink("net1"), "");
+}
+
 }  // namespace
 }  // namespace everport::migration

@@ -109,7 +109,7 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
   const Signals signals([&](int count) {  // before libvirt's threads, which begin with the first stage
     if (count > 1) GiveUp(ForcedEnd(options.domain, options.from, workflow.migrating(), workflow.Left()));
     workflow.Cancel();
-    if (!client.json()) client.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
+    output.OnCancel();
   });
   if (absl::Status status = CheckNamedUplinks(wish, source, *libvirt); !status.ok()) return status;
   const migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();

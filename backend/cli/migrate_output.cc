@@ -22,6 +22,11 @@ using migration::Report;
 
 constexpr double kBetweenLines_s = 2;
 constexpr size_t kBar = 10;
+constexpr size_t kStage = 12;
+
+std::string StageText(const std::string& stage) {
+  return absl::StrFormat("%-*s", static_cast<int>(kStage), stage);
+}
 
 std::string MiB(uint64_t bytes) {
   return absl::StrFormat("%.*f MiB", bytes < 10u << 20 ? 1 : 0, static_cast<double>(bytes) / (1 << 20));
@@ -90,6 +95,10 @@ void PrintFindings(std::ostream& out, const Report& report) {
   }
 }
 
+std::string Seconds(double seconds) {
+  return absl::StrFormat("%.1f s", seconds);
+}
+
 // What is longer would go on in the next line, and could not be redrawn.
 size_t TerminalWidth() {
   winsize size{};
@@ -98,30 +107,42 @@ size_t TerminalWidth() {
 
 }  // namespace
 
-std::string ProgressLine(const migration::Progress& progress, bool bar) {
-  const uint64_t whole = std::max(progress.total, progress.remaining);
+std::string ProgressLine(const migration::Progress& progress, bool bar, size_t width) {
+  const uint64_t whole = std::max<uint64_t>({progress.total, progress.remaining, 1});
+  const uint64_t sent = whole - progress.remaining;
   std::string text;
-  if (bar && whole > 0) {
-    const size_t done = kBar * (whole - progress.remaining) / whole;
+  if (bar) {
+    const size_t done = kBar * sent / whole;
     text = absl::StrCat("[", std::string(done, '#'), std::string(kBar - done, '.'), "] ");
   }
-  if (whole == 0) return absl::StrCat(text, absl::StrFormat("being set up, %.1f s", progress.elapsed_s));
-  absl::StrAppend(&text, MiB(progress.transferred), " sent, ", MiB(progress.remaining), " left, dirty ",
-                  MiB(progress.dirty_bytes_per_s), "/s");
+  absl::StrAppend(&text, 100 * sent / whole, "%, ", MiB(progress.remaining), " left, ", Seconds(progress.elapsed_s));
+  std::vector<std::string> more = {absl::StrCat("dirty ", MiB(progress.dirty_bytes_per_s), "/s")};
   if (progress.expected_downtime_ms > 0) {
-    absl::StrAppend(&text, absl::StrFormat(", downtime %.0f ms", progress.expected_downtime_ms));
+    more.push_back(absl::StrFormat("downtime %.0f ms", progress.expected_downtime_ms));
   }
-  return absl::StrCat(text, absl::StrFormat(", %.1f s", progress.elapsed_s));
+  more.push_back(absl::StrCat(MiB(progress.transferred), " sent"));
+  for (const std::string& field : more) {
+    if (text.size() + 2 + field.size() <= width) absl::StrAppend(&text, ", ", field);
+  }
+  return text;
+}
+
+// libvirt has no figures before the sending, nor after it, while the guest changes over.
+std::string MigrateOutput::Progress(const migration::Progress& progress, size_t width) const {
+  if (cancelling_) return absl::StrCat("cancelling, ", Seconds(progress.elapsed_s));
+  if (progress.total > 0) return ProgressLine(progress, client_.io().out_tty, width);
+  return absl::StrCat(sending_ ? "switching over, " : "being set up, ", Seconds(progress.elapsed_s));
 }
 
 void MigrateOutput::Line(const std::string& stage, const std::string& text) {
   if (client_.json()) return;
   if (drawn_) client_.out() << "\r\x1b[K";
   drawn_ = false;
-  client_.out() << absl::StrFormat("%-12s", stage) << text << "\n" << std::flush;
+  client_.out() << StageText(stage) << text << "\n" << std::flush;
 }
 
 void MigrateOutput::OnStage(const std::string& stage, Event event, const std::string& detail) {
+  const std::lock_guard lock(mutex_);
   switch (event) {
     case Event::kStarted:
       said_s_ = -1;
@@ -141,15 +162,29 @@ void MigrateOutput::OnStage(const std::string& stage, Event event, const std::st
 
 void MigrateOutput::OnProgress(const migration::Progress& progress) {
   if (client_.json()) return;
+  const std::lock_guard lock(mutex_);
+  const bool sends = progress.total > 0;
+  const bool news = said_s_ < 0 || (!sending_ && sends) || (sending_ && !sends && !switching_);
+  switching_ = sending_ && !sends;
+  sending_ = sending_ || sends;
   if (client_.io().out_tty) {
-    const std::string line = absl::StrFormat("%-12s", "migrate") + ProgressLine(progress, true);
-    client_.out() << "\r" << line.substr(0, TerminalWidth()) << "\x1b[K" << std::flush;
+    const size_t width = TerminalWidth();
+    const std::string line = StageText("migrate") + Progress(progress, width - std::min(width, kStage));
+    client_.out() << "\r" << line.substr(0, width) << "\x1b[K" << std::flush;
     drawn_ = true;
-  } else if (said_s_ < 0 || (!sending_ && progress.total > 0) || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
+  } else if (news || progress.elapsed_s >= said_s_ + kBetweenLines_s) {
     said_s_ = progress.elapsed_s;
-    sending_ = progress.total > 0;
-    Line("migrate", ProgressLine(progress, false));
+    Line("migrate", Progress(progress, std::string::npos));
   }
+}
+
+void MigrateOutput::OnCancel() {
+  if (client_.json()) return;
+  const std::lock_guard lock(mutex_);
+  cancelling_ = true;
+  if (drawn_) client_.out() << "\n" << std::flush;  // and what was drawn stays
+  drawn_ = false;
+  client_.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
 }
 
 std::string ForcedEnd(const std::string& domain, const std::string& from, bool migrating,

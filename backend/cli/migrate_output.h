@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/json/object.hpp>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -9,8 +10,9 @@
 
 namespace everport::cli {
 
-// "91 MiB sent, 12 MiB left, dirty 3.1 MiB/s, downtime 300 ms, 4.2 s"; bar: with "[#########.] " before it.
-std::string ProgressLine(const migration::Progress& progress, bool bar);
+// "62%, 12 MiB left, 4.2 s, dirty 3.1 MiB/s, downtime 300 ms, 91 MiB sent"; bar: with "[######....] " before it. What
+// does not fit into width is left out, what remains and how long it has taken last.
+std::string ProgressLine(const migration::Progress& progress, bool bar, size_t width);
 
 // What is seen of a migration as it goes: a line for each stage and note; of the sending of memory one line that is
 // redrawn on a terminal, else one every 2 s. Nothing with --json.
@@ -19,14 +21,20 @@ class MigrateOutput : public migration::Observer {
   explicit MigrateOutput(const Client& client) : client_(client) {}
   void OnStage(const std::string& stage, Event event, const std::string& detail) override;
   void OnProgress(const migration::Progress& progress) override;
+  // Any thread: the first signal has come.
+  void OnCancel();
 
  private:
   void Line(const std::string& stage, const std::string& text);
+  std::string Progress(const migration::Progress& progress, size_t width) const;
 
   const Client& client_;
-  double said_s_ = -1;    // Progress::elapsed_s at the last line
-  bool sending_ = false;  // memory, as far as has been said
-  bool drawn_ = false;    // the terminal's line is ours
+  std::mutex mutex_;        // the streams and all below
+  double said_s_ = -1;      // Progress::elapsed_s at the last line
+  bool sending_ = false;    // memory, as far as has been said
+  bool switching_ = false;  // as far as has been said
+  bool cancelling_ = false;
+  bool drawn_ = false;  // the terminal's line is ours
 };
 
 // What is said by one that a second signal ends by force. migrating: the source's libvirt (its URI: from) goes

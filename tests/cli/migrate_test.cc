@@ -133,8 +133,8 @@ TEST_F(MigrateTest, StagesAndProgressAreLines) {
   output.OnStage("create", Event::kRollbackFailed, "no");
   EXPECT_EQ(Shown(),
             "migrate     being set up, 0.1 s\n"
-            "migrate     1.0 MiB sent, 200 MiB left, dirty 0.0 MiB/s, 0.3 s\n"
-            "migrate     50 MiB sent, 150 MiB left, dirty 3.0 MiB/s, downtime 300 ms, 2.4 s\n"
+            "migrate     21%, 200 MiB left, 0.3 s, dirty 0.0 MiB/s, 1.0 MiB sent\n"
+            "migrate     41%, 150 MiB left, 2.4 s, dirty 3.0 MiB/s, downtime 300 ms, 50 MiB sent\n"
             "migrate     FAILED: cancelled\n"
             "create      rolled back: port vm1 removed\n"
             "create      ROLLBACK FAILED: no\n");
@@ -147,9 +147,45 @@ TEST_F(MigrateTest, OnATerminalOneLineIsRedrawn) {
   output.OnProgress({.total = 100 << 20, .transferred = 90 << 20, .remaining = 10 << 20, .elapsed_s = 1.1});
   output.OnStage("migrate", Event::kDone, "");
   EXPECT_EQ(Shown(),
-            "\rmigrate     [#####.....] 50 MiB sent, 50 MiB left, dirty 0.0 MiB/s, 1.0 s\x1b[K"
-            "\rmigrate     [#########.] 90 MiB sent, 10 MiB left, dirty 0.0 MiB/s, 1.1 s\x1b[K"
+            "\rmigrate     [#####.....] 50%, 50 MiB left, 1.0 s, dirty 0.0 MiB/s, 50 MiB sent\x1b[K"
+            "\rmigrate     [#########.] 90%, 10 MiB left, 1.1 s, dirty 0.0 MiB/s, 90 MiB sent\x1b[K"
             "\r\x1b[Kmigrate     done\n");
+}
+
+TEST_F(MigrateTest, WhatDoesNotFitIsLeftOut) {
+  const migration::Progress progress{.total = uint64_t{200} << 30,
+                                     .transferred = uint64_t{150} << 30,
+                                     .remaining = uint64_t{100} << 30,
+                                     .dirty_bytes_per_s = 300 << 20,
+                                     .expected_downtime_ms = 300,
+                                     .elapsed_s = 1234.5};
+  const std::string least = "[#####.....] 50%, 102400 MiB left, 1234.5 s";
+  EXPECT_EQ(ProgressLine(progress, true, 67), least + ", dirty 300 MiB/s");  // of 80 columns
+  EXPECT_EQ(ProgressLine(progress, false, 60), least.substr(13) + ", dirty 300 MiB/s");
+  EXPECT_EQ(ProgressLine(progress, true, 200), least + ", dirty 300 MiB/s, downtime 300 ms, 153600 MiB sent");
+  EXPECT_EQ(ProgressLine(progress, true, 10), least);
+}
+
+TEST_F(MigrateTest, AfterTheSendingItSwitchesOver) {
+  MigrateOutput output(client);
+  output.OnProgress({.elapsed_s = 0.1});
+  output.OnProgress({.total = 8 << 20, .transferred = 8 << 20, .remaining = 0, .elapsed_s = 0.3});
+  output.OnProgress({.elapsed_s = 0.4});
+  output.OnProgress({.elapsed_s = 0.5});
+  EXPECT_EQ(Shown(),
+            "migrate     being set up, 0.1 s\n"
+            "migrate     100%, 0.0 MiB left, 0.3 s, dirty 0.0 MiB/s, 8.0 MiB sent\n"
+            "migrate     switching over, 0.4 s\n");
+}
+
+TEST_F(MigrateTest, CancellingBeginsALineOfItsOwn) {
+  io.out_tty = true;
+  MigrateOutput output(client);
+  output.OnProgress({.elapsed_s = 1});
+  output.OnCancel();
+  output.OnProgress({.total = 8 << 20, .transferred = 4 << 20, .remaining = 4 << 20, .elapsed_s = 1.2});
+  EXPECT_EQ(Shown(), "\rmigrate     being set up, 1.0 s\x1b[K\n\rmigrate     cancelling, 1.2 s\x1b[K");
+  EXPECT_EQ(err.str(), "everportctl: cancelling; a second signal leaves all as it is\n");
 }
 
 TEST_F(MigrateTest, WithJsonThereIsTheResultAlone) {

@@ -150,11 +150,11 @@ void MigrateOutput::OnStage(const std::string& stage, Event event, const std::st
     case Event::kDone:
       return Line(stage, detail.empty() ? "done" : detail);
     case Event::kFailed:
-      return Line(stage, "FAILED: " + detail);
+      return Line(stage, short_ ? "FAILED" : "FAILED: " + detail);
     case Event::kRolledBack:
       return Line(stage, "rolled back: " + detail);
     case Event::kRollbackFailed:
-      return Line(stage, "ROLLBACK FAILED: " + detail);
+      return Line(stage, short_ ? "ROLLBACK FAILED" : "ROLLBACK FAILED: " + detail);
     case Event::kNote:
       return Line(stage, detail);
   }

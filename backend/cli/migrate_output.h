@@ -18,7 +18,7 @@ std::string ProgressLine(const migration::Progress& progress, bool bar, size_t w
 // redrawn on a terminal, else one every 2 s. Nothing with --json.
 class MigrateOutput : public migration::Observer {
  public:
-  explicit MigrateOutput(const Client& client) : client_(client) {}
+  explicit MigrateOutput(const Client& client) : client_(client), short_(client.io().out_tty && client.io().err_tty) {}
   void OnStage(const std::string& stage, Event event, const std::string& detail) override;
   void OnProgress(const migration::Progress& progress) override;
   // Any thread: the first signal has come.
@@ -29,6 +29,7 @@ class MigrateOutput : public migration::Observer {
   std::string Progress(const migration::Progress& progress, size_t width) const;
 
   const Client& client_;
+  const bool short_;        // failures: the error's line at the end, which is seen as well, says it all
   std::mutex mutex_;        // the streams and all below
   double said_s_ = -1;      // Progress::elapsed_s at the last line
   bool sending_ = false;    // memory, as far as has been said

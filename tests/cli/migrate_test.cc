@@ -188,6 +188,17 @@ TEST_F(MigrateTest, CancellingBeginsALineOfItsOwn) {
   EXPECT_EQ(err.str(), "everportctl: cancelling; a second signal leaves all as it is\n");
 }
 
+TEST_F(MigrateTest, WhereTheErrorIsSeenAsWellItsStageIsShort) {
+  io.out_tty = true;
+  MigrateOutput(client).OnStage("plan", Event::kFailed, "no uplinks");
+  EXPECT_EQ(Shown(), "plan        FAILED: no uplinks\n");  // the error goes to a file
+  io.err_tty = true;
+  MigrateOutput output(client);
+  output.OnStage("plan", Event::kFailed, "no uplinks");
+  output.OnStage("create", Event::kRollbackFailed, "no");
+  EXPECT_EQ(Shown(), "plan        FAILED\ncreate      ROLLBACK FAILED\n");
+}
+
 TEST_F(MigrateTest, WithJsonThereIsTheResultAlone) {
   const Client json(io, true, HttpClient(socket));
   MigrateOutput output(json);

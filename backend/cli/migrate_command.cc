@@ -112,7 +112,8 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
     output.OnCancel();
   });
   if (absl::Status status = CheckNamedUplinks(wish, source, *libvirt); !status.ok()) return status;
-  const migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
+  migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
+  report.place = output.PlaceIn(report);
   if (client.json()) {
     client.PrintJson(ReportJson(options.domain, report, options.dry_run));
   } else {

@@ -148,6 +148,7 @@ void MigrateOutput::OnStage(const std::string& stage, Event event, const std::st
       said_s_ = -1;
       return;
     case Event::kDone:
+      domain_seen_ = true;  // by the first stage, or an earlier one
       return Line(stage, detail.empty() ? "done" : detail);
     case Event::kFailed:
       return Line(stage, short_ ? "FAILED" : "FAILED: " + detail);
@@ -176,6 +177,13 @@ void MigrateOutput::OnProgress(const migration::Progress& progress) {
     said_s_ = progress.elapsed_s;
     Line("migrate", Progress(progress, std::string::npos));
   }
+}
+
+Place MigrateOutput::PlaceIn(const Report& report) const {
+  // A precondition is mostly what a domain that is there lacks; if it was not read for another cause, it may be
+  // elsewhere.
+  const bool seen = domain_seen_ || report.status.ok() || absl::IsFailedPrecondition(report.status);
+  return seen ? report.place : Place::kUnknown;
 }
 
 void MigrateOutput::OnCancel() {

@@ -23,6 +23,8 @@ class MigrateOutput : public migration::Observer {
   void OnProgress(const migration::Progress& progress) override;
   // Any thread: the first signal has come.
   void OnCancel();
+  // At the end: report's place, unless the domain has not been seen at the source.
+  migration::Place PlaceIn(const migration::Report& report) const;
 
  private:
   void Line(const std::string& stage, const std::string& text);
@@ -35,7 +37,8 @@ class MigrateOutput : public migration::Observer {
   bool sending_ = false;    // memory, as far as has been said
   bool switching_ = false;  // as far as has been said
   bool cancelling_ = false;
-  bool drawn_ = false;  // the terminal's line is ours
+  bool domain_seen_ = false;  // at the source
+  bool drawn_ = false;        // the terminal's line is ours
 };
 
 // What is said by one that a second signal ends by force. migrating: the source's libvirt (its URI: from) goes

@@ -225,6 +225,24 @@ TEST_F(MigrateTest, WithJsonThereIsTheResultAlone) {
   EXPECT_EQ(ReportJson("vm1", {}, true).at("stages").at(0).at("name"), "domain");
 }
 
+TEST_F(MigrateTest, WhereADomainIsThatWasNotSeenIsNotKnown) {
+  const Client json(io, true, HttpClient(socket));
+  MigrateOutput output(json);
+  migration::Report report;
+  report.status = absl::NotFoundError("vm1: there is no such domain at qemu:///system");
+  EXPECT_EQ(output.PlaceIn(report), migration::Place::kUnknown);
+  report.status = absl::FailedPreconditionError("vm1: the domain does not run");
+  EXPECT_EQ(output.PlaceIn(report), migration::Place::kSource);
+  output.OnStage("domain", Event::kFailed, "no");
+  report.status = absl::UnavailableError("vm1: libvirt does not answer");
+  EXPECT_EQ(output.PlaceIn(report), migration::Place::kUnknown);
+  output.OnStage("domain", Event::kDone, "runs");
+  report.status = absl::NotFoundError("vm1: no port has its socket");
+  EXPECT_EQ(output.PlaceIn(report), migration::Place::kSource);
+  report.place = migration::Place::kDestination;
+  EXPECT_EQ(output.PlaceIn(report), migration::Place::kDestination);
+}
+
 TEST_F(MigrateTest, TheEndIsASentenceAndATable) {
   migration::Report report;
   report.place = migration::Place::kDestination;

@@ -214,6 +214,7 @@ class Workflow {
   absl::Status Confirm();
   absl::Status RemoveSource();
 
+  absl::Status CheckUplinksAreOurs() const;
   absl::Status PlanPort(Pair& pair, size_t number, const std::vector<PortView>& there);
   Pace PaceFor(const Progress& progress);
   absl::Status DestinationServes();

@@ -125,6 +125,19 @@ absl::Status Workflow::MatchPorts() {
                              .frames = 0});
     absl::StrAppend(&found_, found_.empty() ? "port " : ", ", port->name);
   }
+  return CheckUplinksAreOurs();
+}
+
+// One that is for a port the domain has not would be left out without a word.
+absl::Status Workflow::CheckUplinksAreOurs() const {
+  for (const std::string& text : options_.uplinks) {
+    const std::string name = PortOfUplink(text);
+    const auto is_it = [&](const Pair& pair) { return pair.source.name == name; };
+    if (name.empty() || std::any_of(pairs_.begin(), pairs_.end(), is_it)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--dest-uplink ", text, ": the domain has no port ", name, "; it has ",
+        absl::StrJoin(pairs_, ", ", [](std::string* out, const Pair& pair) { *out += pair.source.name; })));
+  }
   return absl::OkStatus();
 }
 

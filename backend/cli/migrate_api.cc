@@ -1,6 +1,5 @@
 #include "backend/cli/migrate_api.h"
 
-#include <algorithm>
 #include <boost/json/serialize.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -152,32 +151,6 @@ absl::StatusOr<std::string> DestinationHost::Add(const migration::PortWish& wish
         absl::StrCat("port ", port.name, " at ", address_, ": uplink ", wish.uplinks[i], " does not work: ", error));
   }
   return absl::StrCat("port ", port.name, " has no path at the destination yet");
-}
-
-absl::Status CheckNamedUplinks(const migration::Options& options, migration::SourceApi& source,
-                               migration::Hypervisor& hypervisor) {
-  std::vector<std::string> named;
-  for (const std::string& text : options.uplinks) {
-    if (std::string port = migration::PortOfUplink(text); !port.empty()) named.push_back(std::move(port));
-  }
-  if (named.empty()) return absl::OkStatus();
-  const auto domain = hypervisor.Read();
-  const auto ports = source.Ports();
-  if (!domain.ok() || !ports.ok()) return absl::OkStatus();
-  std::vector<std::string> own;
-  for (const migration::Nic& nic : domain->nics) {
-    const auto port =
-        std::find_if(ports->begin(), ports->end(), [&](const PortView& p) { return p.socket == nic.socket; });
-    if (port == ports->end()) return absl::OkStatus();
-    own.push_back(port->name);
-  }
-  if (own.empty()) return absl::OkStatus();
-  for (const std::string& port : named) {
-    if (std::find(own.begin(), own.end(), port) != own.end()) continue;
-    return absl::InvalidArgumentError(absl::StrCat("--dest-uplink ", port, "=: domain ", options.domain,
-                                                   " has no port ", port, "; it has ", absl::StrJoin(own, ", ")));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace everport::cli

@@ -38,9 +38,4 @@ class DestinationHost : public migration::DestinationApi {
   const std::string address_;
 };
 
-// That each PORT= of --dest-uplink is a port of the domain; InvalidArgument names those there are. What keeps it from
-// being known is the workflow's to tell. Asks the hypervisor only if there is a PORT=.
-absl::Status CheckNamedUplinks(const migration::Options& options, migration::SourceApi& source,
-                               migration::Hypervisor& hypervisor);
-
 }  // namespace everport::cli

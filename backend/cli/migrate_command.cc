@@ -111,7 +111,6 @@ absl::Status RunMigrate(const Client& client, const MigrateOptions& options, con
     workflow.Cancel();
     output.OnCancel();
   });
-  if (absl::Status status = CheckNamedUplinks(wish, source, *libvirt); !status.ok()) return status;
   migration::Report report = options.dry_run ? workflow.DryRun() : workflow.Run();
   report.place = output.PlaceIn(report);
   if (client.json()) {

@@ -318,53 +318,6 @@ TEST_F(MigrateTest, TheDestinationsDaemonIsNamedByItsOwnOption) {
               HasSubstr("nope:1: No such file or directory; start everportd, or name its API socket with --dest-api"));
 }
 
-// A hypervisor with one domain to be read.
-class OneDomain : public migration::Hypervisor {
- public:
-  absl::StatusOr<migration::Domain> Read() override {
-    ++reads;
-    if (!error.ok()) return error;
-    return domain;
-  }
-  absl::Status CheckDestination() override { return absl::OkStatus(); }
-  absl::Status Migrate(const std::map<std::string, std::string>&,
-                       const std::function<bool(const migration::Progress&)>&) override {
-    return absl::OkStatus();
-  }
-  absl::StatusOr<migration::Account> Reckon() override { return migration::Account{}; }
-  migration::Place Settle() override { return migration::Place::kSource; }
-  absl::Status CleanDestination() override { return absl::OkStatus(); }
-  std::string DestinationCommand() const override { return ""; }
-
-  migration::Domain domain;
-  absl::Status error;
-  int reads = 0;
-};
-
-TEST_F(MigrateTest, AnUplinkIsForAPortOfTheDomain) {
-  OneDomain hypervisor;
-  migration::Options options;
-  options.domain = "vm1";
-  const auto ports = source.Ports();
-  ASSERT_TRUE(ports.ok()) << ports.status();
-  hypervisor.domain.nics.push_back({.socket = ports->front().socket, .mac = ""});
-  const auto check = [&](std::vector<std::string> uplinks) {
-    options.uplinks = std::move(uplinks);
-    return CheckNamedUplinks(options, source, hypervisor);
-  };
-  EXPECT_EQ(check({"tap:ep-{port}"}), absl::OkStatus());
-  EXPECT_EQ(hypervisor.reads, 0);
-  EXPECT_EQ(check({"tap:ep-{port}", "vm1-net0=tap:x"}), absl::OkStatus());
-  // The daemon has the second as well, but for another domain.
-  for (const std::string& other : {std::string("vmX"), ports->back().name}) {
-    const absl::Status refused = check({"vm1-net0=tap:x", other + "=tap:y"});
-    EXPECT_TRUE(absl::IsInvalidArgument(refused));
-    EXPECT_EQ(refused.message(), "--dest-uplink " + other + "=: domain vm1 has no port " + other + "; it has vm1-net0");
-  }
-  hypervisor.error = absl::NotFoundError("no such domain");
-  EXPECT_EQ(check({"vmX=tap:x"}), absl::OkStatus());  // the workflow says it
-}
-
 TEST_F(MigrateTest, WhatIsInBracesIsAPlaceholderThatThereIs) {
   for (const std::string braces : {"{prt}", "{", "}", "{}", "{PORT}", "{port"}) {
     err.str("");

@@ -438,6 +438,13 @@ TEST_F(WorkflowTest, ADestinationPortWithoutAnUplinkThatWorksIsNoPlaceForAGuest)
   EXPECT_THAT(recorder.stages, Not(Contains("create")));
 }
 
+TEST_F(WorkflowTest, AnUplinkForAPortThatTheDomainHasNotIsRefused) {
+  options.uplinks = {"tap:ep-{port}", "net1=tap:x", "net7=tap:y"};
+  EXPECT_THAT(std::string(Run().status.message()),
+              HasSubstr("--dest-uplink net7=tap:y: the domain has no port net7; it has net0, net1"));
+  EXPECT_THAT(calls, IsEmpty());
+}
+
 TEST_F(WorkflowTest, ASourcePortThatDoesNotServeTheDomainIsNamed) {
   source.ports[0].state = "waiting";
   source.ports[0].reason = "no QEMU listens";

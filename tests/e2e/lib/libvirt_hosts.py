@@ -135,7 +135,7 @@ class Migration:
 
     def wait_sending(self):
         """Until memory is being sent."""
-        self.wait_line(lambda line: line.startswith("migrate ") and " sent, " in line)
+        self.wait_line(lambda line: line.startswith("migrate ") and " left, " in line)
 
     def finish(self, timeout=180):
         """Its exit status; then error is its line on stderr, and result what --json gave."""

@@ -314,7 +314,8 @@ TEST_F(MigrateTest, TheDestinationsDaemonIsNamedByItsOwnOption) {
   }
   const auto nope = HttpClient::Open(dir / "nope:1", {}, HttpClient::kTimeout, "--dest-api");
   ASSERT_TRUE(nope.ok()) << nope.status();
-  EXPECT_THAT(std::string(DestinationHost(Client(io, false, *nope), dir / "nope:1").Ready().message()),
+  const Client nobody(io, false, *nope);
+  EXPECT_THAT(std::string(DestinationHost(nobody, nobody, dir / "nope:1").Ready().message()),
               HasSubstr("nope:1: No such file or directory; start everportd, or name its API socket with --dest-api"));
 }
 

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/value_from.hpp>
+#include <chrono>
 #include <ostream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -21,6 +23,7 @@ using migration::Place;
 using migration::Report;
 
 constexpr double kBetweenLines_s = 2;
+constexpr std::chrono::milliseconds kPatience{500};
 constexpr size_t kBar = 10;
 constexpr size_t kStage = 12;
 
@@ -188,10 +191,10 @@ Place MigrateOutput::PlaceIn(const Report& report) const {
 
 void MigrateOutput::OnCancel() {
   if (client_.json()) return;
-  const std::lock_guard lock(mutex_);
   cancelling_ = true;
-  if (drawn_) client_.out() << "\n" << std::flush;  // and what was drawn stays
-  drawn_ = false;
+  // Not for ever: where nobody reads our output any more, the second signal must still be heard.
+  const std::unique_lock lock(mutex_, kPatience);
+  if (lock && std::exchange(drawn_, false)) client_.out() << "\n" << std::flush;  // what was drawn stays
   client_.err() << "everportctl: cancelling; a second signal leaves all as it is\n" << std::flush;
 }
 

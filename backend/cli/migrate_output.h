@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <boost/json/object.hpp>
 #include <mutex>
 #include <string>
@@ -31,12 +32,12 @@ class MigrateOutput : public migration::Observer {
   std::string Progress(const migration::Progress& progress, size_t width) const;
 
   const Client& client_;
-  const bool short_;        // failures: the error's line at the end, which is seen as well, says it all
-  std::mutex mutex_;        // the streams and all below
-  double said_s_ = -1;      // Progress::elapsed_s at the last line
-  bool sending_ = false;    // memory, as far as has been said
-  bool switching_ = false;  // as far as has been said
-  bool cancelling_ = false;
+  const bool short_;  // failures: the error's line at the end, which is seen as well, says it all
+  std::atomic<bool> cancelling_{false};
+  std::timed_mutex mutex_;    // standard output and all below
+  double said_s_ = -1;        // Progress::elapsed_s at the last line
+  bool sending_ = false;      // memory, as far as has been said
+  bool switching_ = false;    // as far as has been said
   bool domain_seen_ = false;  // at the source
   bool drawn_ = false;        // the terminal's line is ours
 };

@@ -31,8 +31,11 @@ class Namespace:
         _run("ip", "netns", "add", self.name)
         try:
             self.ip("link", "set", "lo", "up")
-            self.ip("link", "add", bridge, "mtu", str(mtu), "type", "bridge", "forward_delay", "0", "stp_state", "0",
-                    "mcast_snooping", "0")
+            # One of its own, or it takes the lowest of those behind it, and whoever knows the one before is cut off when a
+            # tap comes or goes.
+            mac = ":".join(["02", "00", *(f"{int(part):02x}" for part in self.address.split("."))])
+            self.ip("link", "add", bridge, "address", mac, "mtu", str(mtu), "type", "bridge", "forward_delay", "0",
+                    "stp_state", "0", "mcast_snooping", "0")
             self.ip("address", "add", address, "dev", bridge)
             self.ip("link", "set", bridge, "up")
         except RuntimeError:

@@ -92,7 +92,8 @@ class LibvirtClient : public Hypervisor {
   DomainRef domain_;  // at the source
   std::string uuid_;
   std::optional<Waited<LibvirtError>> move_;
-  std::optional<unsigned long> speed_before_;  // MiB/s, while the migration is held
+  bool held_ = false;
+  std::optional<unsigned long> speed_before_;  // MiB/s, the domain's own, once the migration has been held
 };
 
 absl::StatusOr<Domain> LibvirtClient::Read() {
@@ -246,23 +247,22 @@ absl::Status LibvirtClient::Migrate(const std::map<std::string, std::string>& so
                                     const std::function<Pace(const Progress&)>& progress) {
   if (absl::Status status = Start(sockets); !status.ok()) return status;
   absl::Status status = Follow(progress);
-  Hold(false);  // of a domain that stays: what libvirt remembers for its next migration
+  // Of a domain that stays libvirt remembers it for its next migration; where the guest has gone it fails.
+  if (speed_before_) (void)lib_->virDomainMigrateSetMaxSpeed(domain_.get(), *std::exchange(speed_before_, {}), 0);
+  held_ = false;
   return status;
 }
 
 // Refused while there is nothing to hold yet; what cannot be held is let go on, and the workflow aborts it in time.
 void LibvirtClient::Hold(bool held) {
   constexpr unsigned long kHeldMib = kHeldBytesPerS >> 20;
-  if (held == speed_before_.has_value()) return;
-  if (!held) {
-    const unsigned long before = options_.bandwidth_mib_s != 0 ? options_.bandwidth_mib_s : *speed_before_;
-    (void)lib_->virDomainMigrateSetMaxSpeed(domain_.get(), before, 0);  // fails where the guest has gone
-    speed_before_.reset();
-    return;
+  if (held == held_) return;
+  if (unsigned long now = 0; !speed_before_) {
+    if (lib_->virDomainMigrateGetMaxSpeed(domain_.get(), &now, 0) != 0) return;
+    speed_before_ = now;
   }
-  unsigned long before = 0;
-  if (lib_->virDomainMigrateGetMaxSpeed(domain_.get(), &before, 0) != 0) return;
-  if (lib_->virDomainMigrateSetMaxSpeed(domain_.get(), kHeldMib, 0) == 0) speed_before_ = before;
+  const unsigned long free = options_.bandwidth_mib_s != 0 ? options_.bandwidth_mib_s : *speed_before_;
+  if (lib_->virDomainMigrateSetMaxSpeed(domain_.get(), held ? kHeldMib : free, 0) == 0) held_ = held;
 }
 
 absl::Status LibvirtClient::Follow(const std::function<Pace(const Progress&)>& progress) {
